@@ -4,10 +4,11 @@
     python -m experiments before_training --picture docs/before_training.png      # of the results
     python -m experiments before_training --imagen imagen --samples samples --root runs/before-training
 
-The sets are those of shortcuts.py, in which each class has a usual background in 0, 95 or 100 % of the images: ten training images of
-each class are measured without a model, with true masks. Of the DINOv2-S that was finetuned on each set, shortcuts.parquet tells what random
-backgrounds cost: top-1 with usual backgrounds minus top-1 with random ones. With --imagen, photographs as people take them are measured,
-see real_photographs.py. Adds to before_training.json next to this script.
+The sets are those of shortcuts.py, in which each class has a usual background in 0, 95 or 100 % of the images: ten
+training images of each class are measured without a model, with true masks. Of the DINOv2-S that was finetuned on each
+set, shortcuts.parquet tells what random backgrounds cost: top-1 with usual backgrounds minus top-1 with random ones.
+With --imagen, photographs as people take them are measured, see real_photographs.py. Adds to before_training.json next
+to this script.
 """
 
 from itertools import product

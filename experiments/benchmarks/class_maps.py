@@ -1,10 +1,12 @@
-"""How well the maps of a CNN (LayerCAM) and of a ViT (relevance) cover objects, on photographs with masks drawn by people.
+"""How well the maps of a CNN (LayerCAM) and of a ViT (relevance) cover objects, on photographs with masks drawn by
+people.
 
     python -m experiments class_maps --imagen imagen --samples samples --ecssd ECSSD --root runs/real-photographs
 
-The folders are those of `real_photographs`. No package has a ViT with a head for ImageNet. So the last layers of the ViT, DINOv2-S, and of
-a CNN, EfficientNet-Lite0, are fitted in the same way, to three photographs of each of 150 classes; the CNN is measured with its own head too. Maps are of
-the predicted class, on squashed images. `centre` is a map that sees no image: 1 in the centre, falling with the distance.
+The folders are those of `real_photographs`. No package has a ViT with a head for ImageNet. So the last layers of the
+ViT, DINOv2-S, and of a CNN, EfficientNet-Lite0, are fitted in the same way, to three photographs of each of 150
+classes; the CNN is measured with its own head too. Maps are of the predicted class, on squashed images. `centre` is a
+map that sees no image: 1 in the centre, falling with the distance.
 
 Writes class_maps.json next to this script, and the picture of photographs of scikit-image, docs/class_maps.jpg.
 """

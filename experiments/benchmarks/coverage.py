@@ -2,10 +2,11 @@
 
     python -m experiments coverage    # four minutes on one core
 
-Writes `experiments/benchmarks/coverage.json`: for each kind of data, the share of trials whose interval holds the gain, and half its mean width, in
-points. Each seed has 300 images, of which 10 % are corrected or broken. Seeds differ in their gain by a standard deviation of 0, 1 or 2
-points. Their images are of their own, the same, or composed with the same photographs, whose gains differ by 4 points as well, or by 8,
-with 30 % corrected or broken, as those of swap do.
+Writes `experiments/benchmarks/coverage.json`: for each kind of data, the share of trials whose interval holds the
+gain, and half its mean width, in points. Each seed has 300 images, of which 10 % are corrected or broken. Seeds differ
+in their gain by a standard deviation of 0, 1 or 2 points. Their images are of their own, the same, or composed with
+the same photographs, whose gains differ by 4 points as well, or by 8, with 30 % corrected or broken, as those of swap
+do.
 """
 
 from functools import partial
@@ -76,6 +77,7 @@ def of_photographs(
 
 
 def outcomes(places: np.ndarray, gain: float | np.ndarray, changed: float = CHANGED) -> np.ndarray:
-    """Corrected images (1), broken ones (-1) and others (0) by places in [0, 1], with this difference of their rates."""
+    """Corrected images (1), broken ones (-1) and others (0) by places in [0, 1], with this difference of their
+    rates."""
     corrected, broken = (np.clip((changed + sign * gain) / 2, 0, 1) for sign in (1, -1))
     return (places < corrected).astype(int) - (places >= 1 - broken)

@@ -1,8 +1,9 @@
 """Forty photographs that were not used for any training or choice: desktop backgrounds of Debian, with their licences.
 
-They are downloaded with `apt-get` on Debian or a derivative, after `apt-get update` (217 MB), and unpacked. They were chosen by looking at all
-backgrounds of these packages, before any measurement: photographs in landscape format, one of a scene, in which no object of a class of
-emoji-shift stands out (a dog, a kite, a maple leaf), and not of what one of its usual backgrounds shows (a lawn, a clock, cups).
+They are downloaded with `apt-get` on Debian or a derivative, after `apt-get update` (217 MB), and unpacked. They were
+chosen by looking at all backgrounds of these packages, before any measurement: photographs in landscape format, one of
+a scene, in which no object of a class of emoji-shift stands out (a dog, a kite, a maple leaf), and not of what one of
+its usual backgrounds shows (a lawn, a clock, cups).
 """
 
 import re
@@ -16,10 +17,11 @@ from robust_vit_hf.utils.images import to_rgb
 
 
 HEIGHT = 300  # to which they are reduced, so that crops show as much as those of emoji-shift do
-PHOTOGRAPHS = {  # by package: files in usr/share, and their names
+DESKTOP_PHOTOGRAPHS = {  # by package: files in usr/share, and their names
     "budgie-backgrounds": (
         "backgrounds/budgie/{}.jpg",
-        "beacon-street-sunset blue-periwinkle canyon-wren casa-mila extreme-desert-hike high-trestle-trail lake-sherburne "
+        "beacon-street-sunset blue-periwinkle canyon-wren casa-mila extreme-desert-hike high-trestle-trail "
+        "lake-sherburne "
         "oakland-zoo-otters piazza-gae-aulenti roman-colosseum singaporean-cityscape tea-gardens",
     ),
     "lomiri-wallpapers-16.04": (
@@ -44,7 +46,7 @@ def fetch(folder: Path) -> dict[str, tuple[Image.Image, dict]]:
     """The photographs by name, reduced to `HEIGHT`, and their packages and licences."""
     folder.mkdir(parents=True, exist_ok=True)
     found = {}
-    for package, (path, names) in PHOTOGRAPHS.items():
+    for package, (path, names) in DESKTOP_PHOTOGRAPHS.items():
         subprocess.run(["apt-get", "download", package], cwd=folder, check=True)
         (archive,) = folder.glob(f"{package}_*.deb")
         subprocess.run(["dpkg-deb", "-x", archive, folder / package], check=True)

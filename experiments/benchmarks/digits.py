@@ -1,4 +1,5 @@
-"""Images for which nothing in this package was tuned: handwritten digits of scikit-learn, as strokes of a random colour, on textures.
+"""Images for which nothing in this package was tuned: handwritten digits of scikit-learn, as strokes of a random
+colour, on textures.
 
 Each digit has a usual texture in 97 % of the images. A DINOv2-S/14 is finetuned on them with cross-entropy.
 """
@@ -79,14 +80,15 @@ def finetune(
     rate: float,
     bf16: bool,
 ) -> None:
-    """Finetune all layers of a model by cross-entropy with the labels, in 120 steps of 16 images, and write it to the folder."""
+    """Finetune all layers of a model by cross-entropy with the labels, in 120 steps of 16 images, and write it to the
+    folder."""
 
     def transform(batch: dict) -> dict:
         pixel_values = processor([one.convert("RGB") for one in batch["image"]], return_tensors="pt")["pixel_values"]
         return {"pixel_values": list(pixel_values), "labels": batch["label"]}
 
     arguments = TrainingArguments(
-        str(folder) + "-training", max_steps=120, per_device_train_batch_size=16, learning_rate=rate, save_strategy="no",
+        f"{folder}-training", max_steps=120, per_device_train_batch_size=16, learning_rate=rate, save_strategy="no",
         bf16=bf16, use_cpu=not torch.cuda.is_available(), remove_unused_columns=False, report_to="none", seed=0,
         lr_scheduler_type="cosine",
     )  # fmt: skip

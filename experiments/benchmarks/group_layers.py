@@ -1,19 +1,21 @@
-"""Last layers trained to convergence on emoji-shift: on composites, and on labelled images by their groups (DFR, AFR, GroupDRO).
+"""Last layers trained to convergence on emoji-shift: on composites, and on labelled images by their groups (DFR, AFR,
+GroupDRO).
 
     python -m experiments group_layers --output_dir runs/group-layers --bf16    # half an hour on one core
 
-For the five models of the experiment's tests, `runs/emoji-bias-10` and so on, as experiments/Makefile trains them, and their images.
-Layers begin at the model's and are fitted by L-BFGS on features that are computed once, from
+For the five models of the experiment's tests, `runs/emoji-bias-10` and so on, as experiments/Makefile trains them, and
+their images. Layers begin at the model's and are fitted by L-BFGS on features that are computed once, from
 
 - the two images of each of 48 classes that the experiment trains on, and six composites of each by its true mask;
 - two of each of all 96 classes, and as many composites; or
 - ten of each of all classes, without masks, 2 % of which have the background of other classes: their groups.
 
-Penalty and interpolation weight with the model's layer are chosen by the criterion of the experiment, on its validation images; test images are
-predicted once, by the layers that were chosen. Writes `experiments/benchmarks/group_layers.json`.
+Penalty and interpolation weight with the model's layer are chosen by the criterion of the experiment, on its
+validation images; test images are predicted once, by the layers that were chosen. Writes
+`experiments/benchmarks/group_layers.json`.
 
-Sources: https://huggingface.co/papers/2204.02937 (DFR), https://huggingface.co/papers/2306.11074 (AFR: without group labels, images that the
-model is unsure of weigh more), https://huggingface.co/papers/1911.08731 (GroupDRO).
+Sources: https://huggingface.co/papers/2204.02937 (DFR), https://huggingface.co/papers/2306.11074 (AFR: without group
+labels, images that the model is unsure of weigh more), https://huggingface.co/papers/1911.08731 (GroupDRO).
 """
 
 from collections.abc import Callable, Iterator
@@ -152,7 +154,8 @@ def worst_of(groups: np.ndarray) -> Objective:
 
 
 def fitted(start: Layer, features: np.ndarray, labels: np.ndarray, objective: Objective, penalty: float) -> Layer:
-    """The minimum of an objective of the cross-entropies and, as in [`fit_layer`], of a penalty on the distance from a layer."""
+    """The minimum of an objective of the cross-entropies and, as in [`fit_layer`], of a penalty on the distance from a
+    layer."""
     features, images = features.astype(float), np.arange(len(labels))
     first, scale = start.logits(features), np.sqrt((features**2).sum(axis=1).mean())
     inputs = np.concatenate([features / scale, np.ones((len(features), 1))], axis=1)

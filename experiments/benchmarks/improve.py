@@ -1,4 +1,5 @@
-"""What `improve` gains on models and photographs that were not used for any choice: folders without masks, as users have them.
+"""What `improve` gains on models and photographs that were not used for any choice: folders without masks, as users
+have them.
 
     python -m experiments improve --root runs/improve --samples samples  # start it again to resume it
     python -m experiments improve … --sets cnn-50 --arms quick full  # `photo-…` needs what cut_objects.py writes
@@ -7,27 +8,31 @@ Sets, of 640 training and 192 validation photographs each:
 
 - `vit-50` to `vit-54`: DINOv2-S that classify drawings by the photograph behind them (train_emoji_bias.py);
 - `cnn-50` to `cnn-52`: EfficientNet-Lite0, all layers finetuned on the same kind of images;
-- `photo-60` to `photo-62`, and `photo-cnn-60` and `photo-cnn-61`: the same kinds of models, of objects that were cut out of photographs
-  (cut_objects.py, into `objects` of the root). How strongly they are biased was chosen on models of the seed 59;
+- `photo-60` to `photo-62`, and `photo-cnn-60` and `photo-cnn-61`: the same kinds of models, of objects that were cut
+  out of photographs (cut_objects.py, into `objects` of the root). How strongly they are biased was chosen on models of
+  the seed 59;
 - `digits`: handwritten digits on textures, and a DINOv2-S that was finetuned on them (digits.py);
 - some of them also with `-100`: no photograph has another background than the usual one.
 
-Arms: `quick` and `full`, the efforts of `improve`; and, chosen among their interpolation weights by the same criterion, with as many steps:
-`labels`, layers and a training on the labels of the original images, without composites, at the rate of `full`; `swap`, the training of `full`
-from the original model; and for ViTs, the relevance loss at two rates, at the weight 800 (`squared`) and at the paper's (`paper`). `full` goes
-on in the folder of `quick`, and its seconds contain those of `quick`.
+Arms: `quick` and `full`, the efforts of `improve`; and, chosen among their interpolation weights by the same
+criterion, with as many steps: `labels`, layers and a training on the labels of the original images, without
+composites, at the rate of `full`; `swap`, the training of `full` from the original model; and for ViTs, the relevance
+loss at two rates, at the weight 800 (`squared`) and at the paper's (`paper`). `full` goes on in the folder of `quick`,
+and its seconds contain those of `quick`.
 
-Each arm is measured on photographs that had no part in it: `home`, with the usual backgrounds; `random`, with those of all classes;
-`scenes`, with forty photographs that are in no image that trained or chose a classifier, of as many classes of ImageNet, from a public
-repository (see real_photographs.py). The layer of the default masks was trained on them, without masks. `vendor`: usual backgrounds,
-drawn by a vendor of which no model saw a drawing; `vendor_random`: such drawings on the backgrounds of all classes; and `both`. Sets of
-objects cut out of photographs have `home`, `random` and `scenes`, with objects of photographs that no classifier was trained or chosen on.
-Images of `digits` have `home`, `random` and `new`, textures that nothing was trained on.
+Each arm is measured on photographs that had no part in it: `home`, with the usual backgrounds; `random`, with those of
+all classes; `scenes`, with forty photographs that are in no image that trained or chose a classifier, of as many
+classes of ImageNet, from a public repository (see real_photographs.py). The layer of the default masks was trained on
+them, without masks. `vendor`: usual backgrounds, drawn by a vendor of which no model saw a drawing; `vendor_random`:
+such drawings on the backgrounds of all classes; and `both`. Sets of objects cut out of photographs have `home`,
+`random` and `scenes`, with objects of photographs that no classifier was trained or chosen on. Images of `digits` have
+`home`, `random` and `new`, textures that nothing was trained on.
 
 The primary comparison was named before the run: top-1 on `scenes` of `full` minus `labels`, over the DINOv2-S.
 
-Adds to improve.parquet next to this script: for each set and arm, the verdict, the seconds, and which predictions are right at each place (`1`)
-before and after; and for each set and place, the numbers of the background and of the class of each image.
+Adds to improve.parquet next to this script: for each set and arm, the verdict, the seconds, and which predictions are
+right at each place (`1`) before and after; and for each set and place, the numbers of the background and of the class
+of each image.
 """
 
 import subprocess
@@ -65,7 +70,7 @@ from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.images import to_rgb
 
 from ..makers.biased_cnn import biased_cnn, load_efficientnet, processor_of
-from ..makers.cut_objects import KINDS, objects
+from ..makers.cut_objects import OBJECT_KINDS, objects
 from ..makers.export_photographs import write_folders
 from ..makers.train_emoji_bias import ADAPTER
 from ..scripts import script_parser
@@ -79,11 +84,14 @@ IMAGES = {"train": 640, "validation": 192}
 # Of places with scenes, twelve on each and five of each class; and of the others.
 SCENE_IMAGES, PLACE_IMAGES = 480, 288
 SEED_OF_PLACES = 5052
-# Classes of ImageNet whose photographs show large things or surfaces, none of them a class of the drawings. They were chosen by name before a
-# photograph was looked at; all classes that are scenes were used in earlier runs.
-SCENES = """n02687172 n02917067 n02966193 n02977058 n03095699 n03272562 n03290653 n03344393 n03393912 n03447447 n03459775 n03530642 n03598930 n03662601
-n03673027 n03717622 n03742115 n03788365 n03792972 n03874293 n03891251 n03895866 n03961711 n03967562 n03982430 n03998194 n04033995 n04149813
-n04243546 n04310018 n04330267 n04335435 n04344873 n04371774 n04428191 n04429376 n04525305 n04553703 n04590129 n07802026""".split()
+# Classes of ImageNet whose photographs show large things or surfaces, none of them a class of the drawings. They were
+# chosen by name before a photograph was looked at; all classes that are scenes were used in earlier runs.
+SCENES = """
+n02687172 n02917067 n02966193 n02977058 n03095699 n03272562 n03290653 n03344393 n03393912 n03447447 n03459775 n03530642
+n03598930 n03662601 n03673027 n03717622 n03742115 n03788365 n03792972 n03874293 n03891251 n03895866 n03961711 n03967562
+n03982430 n03998194 n04033995 n04149813 n04243546 n04310018 n04330267 n04335435 n04344873 n04371774 n04428191 n04429376
+n04525305 n04553703 n04590129 n07802026
+""".split()
 OBJECT_SIDES = (0.5, 0.8)  # of objects cut out of photographs
 EMOJI_PLACES = {"home": "val", "random": "background_random", "vendor": "vendor"}  # and those with photographs
 RELEVANCE_WEIGHTS = {"squared": 800, "paper": 0.8}  # of the arms with the relevance loss
@@ -118,7 +126,8 @@ def composed(
 
     Args:
         draw: object of a class.
-        bias: share of images whose background is the usual one of their class. The others have all backgrounds in turn.
+        bias: share of images whose background is the usual one of their class. The others have all backgrounds in
+            turn.
         sides: least and largest longer side of an object, as share of the image's.
     """
     scenes, columns = [*backgrounds], {name: [] for name in ("image", "label", "background")}
@@ -163,12 +172,12 @@ def of_photographs(root: Path, split: str, backgrounds: dict[str, Image.Image], 
         with Image.open(files[label][rng.integers(len(files[label]))]) as image:
             return ImageOps.mirror(image) if rng.random() < 0.5 else image.copy()
 
-    return composed([*KINDS], backgrounds, draw, sides=OBJECT_SIDES, **settings)
+    return composed([*OBJECT_KINDS], backgrounds, draw, sides=OBJECT_SIDES, **settings)
 
 
 def usual_backgrounds(seed: int) -> dict[str, Image.Image]:
     """A photograph for each kind, of those of emoji-shift."""
-    names = np.random.default_rng(seed).permutation(artwork.BACKGROUND_NAMES)[: len(KINDS)]
+    names = np.random.default_rng(seed).permutation(artwork.BACKGROUND_NAMES)[: len(OBJECT_KINDS)]
     return {str(name): artwork.background(str(name)) for name in names}
 
 
@@ -179,7 +188,7 @@ def object_places(root: Path, seed: int, samples: Path) -> dict[str, EvaluationS
         place: of_photographs(root, "test", of_place, count=SCENE_IMAGES, bias=float(place == "home"))
         for place, of_place in backgrounds.items()
     }
-    return {place: EvaluationSet.of(of_place, len(KINDS)) for place, of_place in rows.items()}
+    return {place: EvaluationSet.of(of_place, len(OBJECT_KINDS)) for place, of_place in rows.items()}
 
 
 def object_photographs(folder: Path, seed: int, habitual_alone: bool) -> None:
@@ -232,13 +241,13 @@ def objects_to_learn(root: Path, seed: int, bias: float) -> datasets.Dataset:
 
 def cnn_of_objects(folder: Path, seed: int, photographs: Path) -> None:
     torch.manual_seed(seed)
-    model, rows = with_new_head(load_efficientnet(), [*KINDS]), objects_to_learn(folder.parents[1], seed, 0.98)
+    model, rows = with_new_head(load_efficientnet(), [*OBJECT_KINDS]), objects_to_learn(folder.parents[1], seed, 0.98)
     finetune(model, rows, processor_of(model), folder, 1e-4, bf16=True)
 
 
 def vit_of_objects(folder: Path, seed: int, photographs: Path) -> None:
     torch.manual_seed(seed)
-    model = get_peft_model(with_new_head(load_backbone(), [*KINDS]), ADAPTER)
+    model = get_peft_model(with_new_head(load_backbone(), [*OBJECT_KINDS]), ADAPTER)
     rows, processor = (
         objects_to_learn(folder.parents[1], seed, 0.85),
         make_image_processor("paper", artwork.IMAGE_SIZE),
@@ -262,7 +271,8 @@ ALONE = "-100"  # at the end of a set's name: its images have only usual backgro
 
 
 def make(name: str, root: Path) -> tuple[Path, Path]:
-    """Photographs of a set and its model, made if they are not there. Models are those of the set without `-100`, but of digits."""
+    """Photographs of a set and its model, made if they are not there. Models are those of the set without `-100`, but
+    of digits."""
     of_set = name.removesuffix(ALONE)
     photographs, make_model, seed = SETS[of_set]
     folder, model = root / name, root / (name if make_model is digits else of_set) / "model"
@@ -286,7 +296,8 @@ def run_effort(effort: str, model: Path, photographs: Path, folder: Path) -> dic
 
 
 def run_arm(arm: str, model: Path, photographs: Path, improved: Path, folder: Path) -> dict:
-    """Choose among the candidates of an arm, made of the images and masks of `improve`, whose folder is given, and write the model."""
+    """Choose among the candidates of an arm, made of the images and masks of `improve`, whose folder is given, and
+    write the model."""
     options = ImproveOptions(model=str(model), dataset=str(photographs), output_dir=improved, bf16=True)
     started, notes = time.time(), []
     cache = Cache(improved / "cache")

@@ -2,11 +2,12 @@
 
     python -m experiments last_layer --output_dir runs/last-layer --bf16
 
-For the five models of the experiment's tests, and their images: two of each of 48 classes to train on, four of each of the others to
-choose on, and tests whose classes are those shown and the others, apart. Features are computed once, with 12 composites of each training
-image by its true mask; all layers are made from them. The models are in `runs/emoji-bias-10` and so on, as experiments/Makefile trains
-them. The criterion of bounded_choice.py chooses among the layers of a kind on the model's own validation images. Writes last_layer.parquet: top-1 in per
-cent, by seed; and next to the features, a model with the layer that is fitted to the original's output, from which LP-FT begins.
+For the five models of the experiment's tests, and their images: two of each of 48 classes to train on, four of each of
+the others to choose on, and tests whose classes are those shown and the others, apart. Features are computed once,
+with 12 composites of each training image by its true mask; all layers are made from them. The models are in
+`runs/emoji-bias-10` and so on, as experiments/Makefile trains them. The criterion of bounded_choice.py chooses among
+the layers of a kind on the model's own validation images. Writes last_layer.parquet: top-1 in per cent, by seed; and
+next to the features, a model with the layer that is fitted to the original's output, from which LP-FT begins.
 """
 
 from collections.abc import Iterator, Sequence
@@ -70,7 +71,8 @@ def moved(rows: datasets.Dataset) -> datasets.Dataset:
 
 
 def softened(rows: datasets.Dataset) -> datasets.Dataset:
-    """Each image with a mask that has a soft border around the object; narrow, since the median of a mask must be high."""
+    """Each image with a mask that has a soft border around the object; narrow, since the median of a mask must be
+    high."""
     blur = ImageFilter.GaussianBlur(1)
 
     def soften(row: dict) -> dict:
@@ -103,8 +105,8 @@ def write_textures(rows: datasets.Dataset, folder: Path) -> None:
 def choose_layer(
     own: Layer, layers: Layers, selection: Outputs, weights: Sequence[float] = INTERPOLATION_WEIGHTS
 ) -> tuple[Layer, str]:
-    """The layer between the model's own and a new one that the criterion of bounded_choice.py chooses by the features of selection images, and how it
-    was made."""
+    """The layer between the model's own and a new one that the criterion of bounded_choice.py chooses by the features
+    of selection images, and how it was made."""
     before = Candidate.of(selection.mapped(own.logits))
     candidates = [
         Candidate.of(selection.mapped(own.interpolated(layer, weight).logits), name=name, weight=weight)

@@ -1,6 +1,7 @@
-"""Time and memory of a step over image sizes: relevance with held attentions, in linear memory, and plain finetuning with sdpa.
+"""Time and memory of a step over image sizes: relevance with held attentions, in linear memory, and plain finetuning
+with sdpa.
 
-    python -m experiments linear_memory     # writes experiments/benchmarks/linear_memory.json and docs/linear_memory.png
+    python -m experiments linear_memory  # writes linear_memory.json next to it, and docs/linear_memory.png
 
 DeiT-S, fp32, loss and gradients without the optimizer, measured as in `step.py`.
 """

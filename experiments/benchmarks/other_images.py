@@ -3,16 +3,18 @@
     python -m experiments other_images --output_dir runs/other-images --bf16 \\
         --pairs runs/tested/fresh-10/model runs/tested/fresh-10/background-swap
 
-`--pairs` has models of emoji-shift before and after, in folders named by set and method. All are measured on the same drawings, of a seed of their own, each on one crop of one photograph, at one place, pasted in four ways:
+`--pairs` has models of emoji-shift before and after, in folders named by set and method. All are measured on the same
+drawings, of a seed of their own, each on one crop of one photograph, at one place, pasted in four ways:
 
 - `plain`: as the images of emoji-shift, in the same sizes;
-- `lit`: in the light of the crop (grey world: its mean colour is that of the light), with a soft edge, and a soft shadow on the ground;
+- `lit`: in the light of the crop (grey world: its mean colour is that of the light), with a soft edge, and a soft
+  shadow on the ground;
 - `occluded`: a quarter to a half of it behind what is at the lower edge of the same photograph, with a ragged border;
 - `scaled`: half as large.
 
-The photographs are those of desktop_photographs.py, which are downloaded and unpacked in the folder, next to contact sheets. Adds to
-other_images.parquet next to this script: licences, and how many objects are right on each photograph, by set, effort or method, way and side.
-It goes on after a kill.
+The photographs are those of desktop_photographs.py, which are downloaded and unpacked in the folder, next to contact
+sheets. Adds to other_images.parquet next to this script: licences, and how many objects are right on each photograph,
+by set, effort or method, way and side. It goes on after a kill.
 """
 
 from collections.abc import Callable, Sequence
@@ -83,7 +85,8 @@ def paste_lit(image: Picture, drawing: Picture, corner: Corner, *unused) -> None
 
 
 def paste_occluded(image: Picture, drawing: Picture, corner: Corner, texture: Picture, rng: Generator) -> None:
-    """The texture covers the object from a side that is drawn between lower left and lower right, with a ragged border."""
+    """The texture covers the object from a side that is drawn between lower left and lower right, with a ragged
+    border."""
     image.paste(drawing, corner, drawing)
     canvas = Image.new("L", image.size)
     canvas.paste(drawing.getchannel("A"), corner)
@@ -105,7 +108,8 @@ WAYS: dict[str, tuple[Callable, float]] = {
 
 
 def compose(number: int, photograph: Picture, way: str) -> Picture:
-    """Image `number`, pasted in one way. All ways share the crops, the drawing and the random numbers that come first."""
+    """Image `number`, pasted in one way. All ways share the crops, the drawing and the random numbers that come
+    first."""
     rng, (put, size) = np.random.default_rng([SEED, number]), WAYS[way]
     image, texture = crop(photograph, rng), crop(photograph, rng, foreground=True)
     drawing = draw_object(number % len(CLASS_NAMES), rng)
@@ -130,7 +134,8 @@ def make_sets(photographs: list[Picture], places: np.ndarray, folder: Path) -> d
 
 
 def measured(before: Path, after: Path, sets: dict, places: np.ndarray, folder: Path, bf16: bool) -> dict:
-    """How many objects are right on each photograph, by way and side, and the commit. A model that was kept is the one before."""
+    """How many objects are right on each photograph, by way and side, and the commit. A model that was kept is the one
+    before."""
     kept = (read_json(after / VERDICT_FILE) or {}).get("outcome") == "kept"
     models = Models(str(before), str(before if kept else after), "model")
     of_pair, cache = folder / after.parent.name / after.name, Cache(folder / "cache")

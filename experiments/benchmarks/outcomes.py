@@ -1,4 +1,5 @@
-"""Outcomes of a benchmark as one table in parquet: a row for each run, and a column for each value, such as `places.scenes.before`."""
+"""Outcomes of a benchmark as one table in parquet: a row for each run, and a column for each value, such as
+`places.scenes.before`."""
 
 import json
 from collections.abc import Iterator

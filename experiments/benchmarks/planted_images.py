@@ -47,7 +47,8 @@ def emoji(
 
 
 def digit(label: int, number: int, split: str, rng: np.random.Generator) -> tuple[Image.Image, Callable]:
-    """As [`emoji`], of a digit in a random colour, and of a texture. The writing is that of training, validation or test."""
+    """As [`emoji`], of a digit in a random colour, and of a texture. The writing is that of training, validation or
+    test."""
     of_class = np.flatnonzero(DIGITS.target == label)
     third = len(of_class) // 3 * min(SPLITS.index(split), 2)
     strokes = DIGITS.images[of_class[third + number % (len(of_class) // 3)]]
@@ -144,8 +145,8 @@ def draw(source: str, planted: str, rate: float, split: str, seed: int) -> list[
 
 
 def save_picture(path: Path) -> None:
-    """Draw an image of each set for each attribute that is planted: as it is, with the attribute of another image of its class, and
-    with that of an image of another class."""
+    """Draw an image of each set for each attribute that is planted: as it is, with the attribute of another image of
+    its class, and with that of an image of another class."""
     rows = []
     for planted in (one for one in PLANTED if one in ATTRIBUTES):
         rows.append([])

@@ -1,12 +1,15 @@
-"""Whether the learning rate that `improve --effort full` takes from the size of the weights also suits a Swin and a ConvNeXt.
+"""Whether the learning rate that `improve --effort full` takes from the size of the weights also suits a Swin and a
+ConvNeXt.
 
     python -m experiments rates --root runs/rates    # about an hour of one core; start it again to resume it
 
-No package has pretrained weights of these two, so small ones learn all their weights from the split `bias` of emoji-shift, and classify
-by the background. Each is then improved with 384 training images, with rates from a quarter to eight times the one of the rule. What
-counts is the expected top-1 on the 192 validation images at a quarter of other backgrounds, the criterion of `improve`. Masks are true.
+No package has pretrained weights of these two, so small ones learn all their weights from the split `bias` of
+emoji-shift, and classify by the background. Each is then improved with 384 training images, with rates from a quarter
+to eight times the one of the rule. What counts is the expected top-1 on the 192 validation images at a quarter of
+other backgrounds, the criterion of `improve`. Masks are true.
 
-Writes rates.json next to this script: for each model, its rate and worth, and by factor and interpolation weight the worth of the training.
+Writes rates.json next to this script: for each model, its rate and worth, and by factor and interpolation weight the
+worth of the training.
 """
 
 from pathlib import Path
@@ -56,8 +59,8 @@ def train(model: PreTrainedModel, folder: Path) -> None:
     processor = make_image_processor("paper", IMAGE_SIZE)
     arguments = TrainingArguments(
         f"{folder}-training", num_train_epochs=10, per_device_train_batch_size=32, learning_rate=1e-3, warmup_steps=100,
-        lr_scheduler_type="cosine", save_strategy="no", use_cpu=not torch.cuda.is_available(), remove_unused_columns=False,
-        label_names=["labels"], report_to="none", seed=SEED,
+        lr_scheduler_type="cosine", save_strategy="no", use_cpu=not torch.cuda.is_available(),
+        remove_unused_columns=False, label_names=["labels"], report_to="none", seed=SEED,
     )  # fmt: skip
     rows = load_split("bias", 3840, SEED).with_transform(train_transform(processor))
     LabelTrainer(model, arguments, train_dataset=rows).train()

@@ -1,16 +1,18 @@
 """Masks, diagnoses and improvements on real photographs, with a model that nobody biased.
 
-    python -m experiments real_photographs masks verdicts classes planted finetuned times --imagen imagen --samples samples --ecssd ECSSD \
-        --isnet isnet.onnx --root runs/real-photographs
+    python -m experiments real_photographs masks verdicts classes planted finetuned times --imagen imagen \
+        --samples samples --ecssd ECSSD --isnet isnet.onnx --root runs/real-photographs
 
 Photographs are those of public repositories, cloned beforehand, and stay out of this one:
 
 - `--imagen`: ajschumacher/imagen, five photographs of each of 200 synsets, of which 150 are classes of ImageNet;
 - `--samples`: EliSchwartz/imagenet-sample-images, one of each of the 1,000 classes;
 - `--ecssd`: the folder data/ECSSD of total-black/U2Net-ECSSD-Evaluation, 1,000 with masks drawn by people;
-- `--isnet`: an ONNX file of ISNet, such as /models/medium of the npm package @imgly/background-removal-data 1.4.5, joined.
+- `--isnet`: an ONNX file of ISNet, such as /models/medium of the npm package @imgly/background-removal-data 1.4.5,
+  joined.
 
-The model is EfficientNet-Lite0 with its own head; of `finetuned`, a DINOv2-S. Adds to real_photographs.json next to this script, part by part.
+The model is EfficientNet-Lite0 with its own head; of `finetuned`, a DINOv2-S. Adds to real_photographs.json next to
+this script, part by part.
 """
 
 import os
@@ -183,8 +185,8 @@ def figures(diagnosis: Diagnosis) -> dict:
 
 
 def verdicts(photographs: Photographs, isnet: Path) -> dict:
-    """The same photographs, diagnosed with masks of several makers; and those alone whose default masks are confirmed, without those where
-    ISNet shows nothing, too."""
+    """The same photographs, diagnosed with masks of several makers; and those alone whose default masks are confirmed,
+    without those where ISNet shows nothing, too."""
     root, model, measured = photographs.root, str(own_model(photographs.root)), {}
     folder = photographs.folder("half", photographs.common[::2], {"validation": "validation"})
     removed = masks_by_isnet(isnet, folder, "validation", root / "half-isnet")
@@ -216,7 +218,8 @@ def verdicts(photographs: Photographs, isnet: Path) -> dict:
 
 @torch.no_grad()
 def top1(model: str, folder: Path, split: str = "validation", within: bool = False) -> float:
-    """Top-1 among all classes of a model, or only those of the folder (`within`), on photographs in folders of classes."""
+    """Top-1 among all classes of a model, or only those of the folder (`within`), on photographs in folders of
+    classes."""
     loaded, rows = load_model(model).eval(), find_images(str(folder), split).labelled().rows
     order = {name: number for number, name in loaded.config.id2label.items()}
     labels = [order.get(name, label_of_wnid().get(name)) for name in rows.features["label"].names]
@@ -241,7 +244,8 @@ def improved(
     places: Mapping[str, Callable[[str], float]],
     efforts: Sequence[str] = EFFORTS,
 ) -> dict[str, dict]:
-    """`improve` with one or both efforts, the second of which goes on in the folder of the first, and top-1 at places before and after."""
+    """`improve` with one or both efforts, the second of which goes on in the folder of the first, and top-1 at places
+    before and after."""
     records = {}
     for effort in efforts:
         started = time.time()
@@ -259,8 +263,9 @@ def improved(
 
 
 def classes(photographs: Photographs) -> dict:
-    """`improve` with photographs of 150 and of 10 of the model's 1000 classes, and the other classes before and after. `--effort full` rejects
-    such models since its training was measured here: the part "classes, trained" of the results is of commit f88c431e, the last that trained."""
+    """`improve` with photographs of 150 and of 10 of the model's 1000 classes, and the other classes before and after.
+    `--effort full` rejects such models since its training was measured here: the part "classes, trained" of the
+    results is of commit f88c431e, the last that trained."""
     root, measured = photographs.root, {}
     model, others = str(own_model(root)), photographs.others()
     for count in (150, 10):
@@ -274,7 +279,8 @@ def classes(photographs: Photographs) -> dict:
 
 
 def planted_photographs(photographs: Photographs, removed: Path, name: str, habitual: float, split: str) -> Path:
-    """Photographs whose object, by ISNet's masks, stands before one of a few real backgrounds: usually that of its class."""
+    """Photographs whose object, by ISNet's masks, stands before one of a few real backgrounds: usually that of its
+    class."""
     rng, folder = np.random.default_rng([len(name), *map(ord, split)]), photographs.root / name
     givers = sorted(photographs.others().rglob("*.JPEG"))[:: 850 // BACKGROUNDS][:BACKGROUNDS]
     for number, wnid in enumerate(photographs.common[::4]):
@@ -330,7 +336,8 @@ def planted(photographs: Photographs, isnet: Path, make_model: Callable[[Path, P
 
 
 def times(photographs: Photographs, count: int = 60) -> dict:
-    """Seconds and memory of both commands by size of the photographs, enlarged where needed, in processes of their own."""
+    """Seconds and memory of both commands by size of the photographs, enlarged where needed, in processes of their
+    own."""
     measured: dict[str, dict] = {}
     few = photographs.common[: count // TRAINING]
     for name, size in {"224 px": (300, 224), "1 megapixel": (1152, 864), "12 megapixels": (4032, 3024)}.items():

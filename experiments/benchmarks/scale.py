@@ -1,13 +1,14 @@
-"""Time and memory of `evaluate`, `diagnose`, `masks tokencut` and `improve` over many images, and two processes against one.
+"""Time and memory of `evaluate`, `diagnose`, `masks tokencut` and `improve` over many images, and two processes
+against one.
 
     python -m experiments scale                              # writes experiments/benchmarks/scale.json
     python -m experiments scale --commands improve           # one of them, and keeps what is there of the others
 
-Images are generated: 224 px JPEG with a mask, 100 classes. The model is a random ViT of two layers, so that everything but the model
-weighs more than with any other. The peak of the memory (without mapped files) is that of a tenth of the images and of all of them, and of
-each tenth of the time. That of 50,000 images goes on as from the fifth tenth to the last one; that of `improve`, which keeps features of
-all its training images and then fits layers to them, as from a tenth of the images to all. `improve` has 400 validation images, and works
-in one process.
+Images are generated: 224 px JPEG with a mask, 100 classes. The model is a random ViT of two layers, so that everything
+but the model weighs more than with any other. The peak of the memory (without mapped files) is that of a tenth of the
+images and of all of them, and of each tenth of the time. That of 50,000 images goes on as from the fifth tenth to the
+last one; that of `improve`, which keeps features of all its training images and then fits layers to them, as from a
+tenth of the images to all. `improve` has 400 validation images, and works in one process.
 """
 
 import io
@@ -106,8 +107,8 @@ def anonymous_memory(process: subprocess.Popen) -> int:
 
 
 def run(*arguments, processes: int = 1) -> tuple[float, float, list[float]]:
-    """Seconds of a command, those of a CPU, and its peak of memory in each tenth of them, in GiB; of the launcher, if there are several
-    processes."""
+    """Seconds of a command, those of a CPU, and its peak of memory in each tenth of them, in GiB; of the launcher, if
+    there are several processes."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if processes == 2 else []
     command = [sys.executable, *launcher, "-m", "robust_vit_hf.cli", *map(str, arguments)]
     started, used, sampled = time.perf_counter(), cpu_seconds(), []

@@ -6,12 +6,13 @@
     python -m experiments shortcuts --picture docs/shortcuts.png       # what is planted, and no model
     python -m experiments shortcuts --bf16 --planted border --rates 0.95 --export runs/framed  # a model and its images
 
-An attribute is planted: each class has a usual value of it in 100 or 95 % of the images, and a random one in the others. A
-classifier is trained on them: the last layer of a DINOv2-S (logistic regression), or all of it. Objects are sixteen drawings of
-emoji-shift on photographs, or handwritten digits on textures; backgrounds are random unless they are what is planted. Masks are the
-true ones. With --improve, `improve` makes a new last layer with what was named, and, as a control, one without; both are measured on
-images that had no other use (three times as long). Prints what was planted × what was named, and adds to
-experiments/benchmarks/shortcuts.parquet after each model; what is in it is not measured again.
+An attribute is planted: each class has a usual value of it in 100 or 95 % of the images, and a random one in the
+others. A classifier is trained on them: the last layer of a DINOv2-S (logistic regression), or all of it. Objects are
+sixteen drawings of emoji-shift on photographs, or handwritten digits on textures; backgrounds are random unless they
+are what is planted. Masks are the true ones. With --improve, `improve` makes a new last layer with what was named,
+and, as a control, one without; both are measured on images that had no other use (three times as long). Prints what
+was planted × what was named, and adds to experiments/benchmarks/shortcuts.parquet after each model; what is in it is
+not measured again.
 """
 
 from dataclasses import asdict, dataclass

@@ -1,9 +1,10 @@
 """Runs of `improve` and `sweep` with faults at random moments, which must end bit-identical to runs without faults.
 
-    python -m experiments soak [--faults 60]     # as root on Linux, since a disk is made that can be full; writes experiments/benchmarks/soak.json
+    python -m experiments soak [--faults 60]  # as root on Linux, since a disk is made that can be full
 
-Each command is started over and over in one folder, and SIGTERM, SIGKILL or a full disk ends it at a random moment. When it gets to its end,
-weights, predictions and verdict are compared with those of an unbroken run, and the next begins in an empty folder.
+Each command is started over and over in one folder, and SIGTERM, SIGKILL or a full disk ends it at a random moment.
+When it gets to its end, weights, predictions and verdict are compared with those of an unbroken run, and the next
+begins in an empty folder.
 """
 
 import json
@@ -64,7 +65,8 @@ def write_inputs(folder: Path) -> None:
     torch.manual_seed(0)
     config = ViTConfig(
         hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=48, image_size=SIDE, patch_size=8,
-        initializer_range=0.3, id2label=dict(enumerate(CLASSES)), label2id={name: label for label, name in enumerate(CLASSES)},
+        initializer_range=0.3, id2label=dict(enumerate(CLASSES)),
+        label2id={name: label for label, name in enumerate(CLASSES)},
     )  # fmt: skip
     ViTForImageClassification(config).save_pretrained(folder / "model")
     make_image_processor("paper", SIDE).save_pretrained(folder / "model")

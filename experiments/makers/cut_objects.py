@@ -1,10 +1,12 @@
 """Cut objects of ten kinds out of photographs, for the sets `photo-…` of experiments/benchmarks/improve.py.
 
-    python -m experiments cut_objects --imagen imagen --samples samples --isnet isnet.onnx --output_dir runs/improve/objects
+    python -m experiments cut_objects --imagen imagen --samples samples --isnet isnet.onnx \
+        --output_dir runs/improve/objects
 
-Photographs and ISNet are those of real_photographs.py. Each object is a PNG with alpha, `<split>/<kind>/<photograph>.png`, at most 160
-pixels long. `test` has every third photograph of a kind, `validation` every sixth, and `train` the others. Contact sheets of all objects are
-written next to them. We looked at the sheets: the photographs in `LEFT_OUT` show no whole object of the kind, or their mask is wrong.
+Photographs and ISNet are those of real_photographs.py. Each object is a PNG with alpha,
+`<split>/<kind>/<photograph>.png`, at most 160 pixels long. `test` has every third photograph of a kind, `validation`
+every sixth, and `train` the others. Contact sheets of all objects are written next to them. We looked at the sheets:
+the photographs in `LEFT_OUT` show no whole object of the kind, or their mask is wrong.
 """
 
 from collections.abc import Iterator
@@ -21,8 +23,9 @@ from robust_vit_hf.utils.images import save_picture_grid, upright_image
 from ..scripts import script_parser
 
 
-# Of each kind: classes of ImageNet by number, of all of which there is a photograph, and further synsets, of which there are five.
-KINDS: dict[str, tuple[list[int], str]] = {
+# Of each kind: classes of ImageNet by number, of all of which there is a photograph, and further synsets, of which
+# there are five.
+OBJECT_KINDS: dict[str, tuple[list[int], str]] = {
     "bird": ([*range(7, 25), *range(80, 101), *range(127, 147)], "n01503061"),
     "cat": ([*range(281, 294)], "n02121808"),
     "dog": ([*range(151, 269, 2)], "n02084071"),
@@ -32,26 +35,34 @@ KINDS: dict[str, tuple[list[int], str]] = {
     "insect": ([*range(300, 327)], "n02206856 n02274259"),
     "monkey": ([*range(365, 385)], "n02484322"),
     "reptile": ([*range(33, 69)], "n01662784 n01674464 n01726692"),
-    "vehicle": ([407, 408, 436, 468, 511, 555, 569, 609, 627, 654, 656, 661, 675, 717, 734, 751, 757, 779, 817, 864, 867, 874], "n02924116 n02958343"),
+    "vehicle": (
+        [407, 408, 436, 468, 511, 555, 569, 609, 627, 654, 656, 661, 675, 717, 734, 751, 757, 779, 817, 864, 867, 874],
+        "n02924116 n02958343",
+    ),
 }  # fmt: skip
-LEFT_OUT = """n01503061_17069_bird n01534433_junco n01616318_vulture n01798484_prairie_chicken n02013706_limpkin
-n02129165_19260_lion n02129604_4493_tiger n02124075_Egyptian_cat n02084071_20959_dog n02088466_bloodhound n02089078_black-and-tan_coonhound
-n02091635_otterhound n02093859_Kerry_blue_terrier n02097298_Scotch_terrier n02098286_West_Highland_white_terrier n02099267_flat-coated_retriever
-n02102040_English_springer n02105641_Old_English_sheepdog n02108422_bull_mastiff n02111129_Leonberg n02111500_Great_Pyrenees n02112350_keeshond
-n01443537_4691_goldfish n01484850_great_white_shark n01494475_hammerhead n02514041_barracouta n02536864_coho n02640242_sturgeon n02641379_gar
-n02643566_lionfish n07714571_9845_head_cabbage n07718472_1187_cucumber n07718472_10383_cucumber n07739125_11694_apple n07718747_8558_artichoke
-n07714571_head_cabbage n07730033_cardoon n02374451_14319_horse n02374451_16531_horse n02391049_8140_zebra n02398521_21001_hippopotamus
-n02402425_38546_cattle n02411705_3019_sheep n02411705_56_sheep n02419796_9300_antelope n02395406_hog n02396427_wild_boar n02437312_Arabian_camel
-n02206856_5952_bee n02219486_21998_ant n02274259_379_butterfly n02219486_ant n02231487_walking_stick n02281787_lycaenid n02484322_11526_monkey
-n02480855_gorilla n02484975_guenon n02492660_howler_monkey n01688243_frilled_lizard n01694178_African_chameleon n01697457_African_crocodile
-n01704323_triceratops n02704792_amphibian n02930766_cab n03417042_garbage_truck n03777568_Model_T""".split()
+LEFT_OUT = """
+n01503061_17069_bird n01534433_junco n01616318_vulture n01798484_prairie_chicken n02013706_limpkin n02129165_19260_lion
+n02129604_4493_tiger n02124075_Egyptian_cat n02084071_20959_dog n02088466_bloodhound n02089078_black-and-tan_coonhound
+n02091635_otterhound n02093859_Kerry_blue_terrier n02097298_Scotch_terrier n02098286_West_Highland_white_terrier
+n02099267_flat-coated_retriever n02102040_English_springer n02105641_Old_English_sheepdog n02108422_bull_mastiff
+n02111129_Leonberg n02111500_Great_Pyrenees n02112350_keeshond n01443537_4691_goldfish n01484850_great_white_shark
+n01494475_hammerhead n02514041_barracouta n02536864_coho n02640242_sturgeon n02641379_gar n02643566_lionfish
+n07714571_9845_head_cabbage n07718472_1187_cucumber n07718472_10383_cucumber n07739125_11694_apple
+n07718747_8558_artichoke n07714571_head_cabbage n07730033_cardoon n02374451_14319_horse n02374451_16531_horse
+n02391049_8140_zebra n02398521_21001_hippopotamus n02402425_38546_cattle n02411705_3019_sheep n02411705_56_sheep
+n02419796_9300_antelope n02395406_hog n02396427_wild_boar n02437312_Arabian_camel n02206856_5952_bee
+n02219486_21998_ant n02274259_379_butterfly n02219486_ant n02231487_walking_stick n02281787_lycaenid
+n02484322_11526_monkey n02480855_gorilla n02484975_guenon n02492660_howler_monkey n01688243_frilled_lizard
+n01694178_African_chameleon n01697457_African_crocodile n01704323_triceratops n02704792_amphibian n02930766_cab
+n03417042_garbage_truck n03777568_Model_T
+""".split()
 SIDE = 160
 SHARES = (0.04, 0.8)  # least and largest share of a photograph that an object covers
 SPLITS = ("test", "validation", "train", "test", "train", "train")
 
 
 def photographs(kind: str, imagen: Path, samples: Path) -> list[Path]:
-    numbers, further = KINDS[kind]
+    numbers, further = OBJECT_KINDS[kind]
     of_kind = {*(wnids()[number] for number in numbers), *further.split()}
     files = (
         sorted(path for wnid in of_kind for path in of.rglob(f"{wnid}_*.[Jj][Pp]*[Gg]")) for of in (imagen, samples)
@@ -61,7 +72,7 @@ def photographs(kind: str, imagen: Path, samples: Path) -> list[Path]:
 
 def objects(folder: Path, split: str) -> list[list[Path]]:
     """Files of a split, by kind."""
-    return [sorted((folder / split / kind).glob("*.png")) for kind in KINDS]
+    return [sorted((folder / split / kind).glob("*.png")) for kind in OBJECT_KINDS]
 
 
 def cut(paths: list[Path], remover) -> Iterator[tuple[Path, Image.Image]]:
@@ -86,7 +97,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     arguments = parser.parse_args()
     remover, folder = background_remover(str(arguments.isnet)), arguments.output_dir
-    for kind in tqdm(KINDS):
+    for kind in tqdm(OBJECT_KINDS):
         shown = []
         for number, (path, image) in enumerate(cut(photographs(kind, arguments.imagen, arguments.samples), remover)):
             place = folder / SPLITS[number % len(SPLITS)] / kind / f"{path.stem}.png"

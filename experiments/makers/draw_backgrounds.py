@@ -1,9 +1,11 @@
-"""Draw objects of emoji-shift on five other backgrounds, with the predictions of two models: the picture of the README.
+"""Draw objects of emoji-shift on five other backgrounds, with the predictions of two models: the picture of the
+README.
 
     python -m experiments draw_backgrounds emoji-shift runs/own/better docs/five_backgrounds.png
 
-Objects and backgrounds are drawn at random from 300 images of `val`, only with openly licensed artwork: the first draw in which both models
-are right as often as on the test images of `improve` (`mixed_rand` in `runs/own/better/diagnosis/results.json`).
+Objects and backgrounds are drawn at random from 300 images of `val`, only with openly licensed artwork: the first draw
+in which both models are right as often as on the test images of `improve` (`mixed_rand` in
+`runs/own/better/diagnosis/results.json`).
 """
 
 import itertools
@@ -68,7 +70,8 @@ def draw_backgrounds(before: str, after: str, path: Path) -> None:
             predicted = int(ids[row, column])
             kind = "right" if predicted == labels[row, 0] else "taken" if predicted == labels[row, column] else "other"
             axis.text(
-                0.5, -0.04 - 0.13 * line, f"{side}: {names[predicted]}", transform=axis.transAxes, ha="center", va="top",
+                0.5, -0.04 - 0.13 * line, f"{side}: {names[predicted]}", transform=axis.transAxes, ha="center",
+                va="top",
                 fontsize=8, color=COLOURS[kind],
             )  # fmt: skip
         axis.set_title("the image" if column == 0 else "", fontsize=8)
@@ -76,7 +79,8 @@ def draw_backgrounds(before: str, after: str, path: Path) -> None:
 
 
 def on_backgrounds(rows: datasets.Dataset, drawn: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images `(O, 1 + B, 3, H, W)`: the first of each row, and its object on the backgrounds of the others; and labels `(O, 1 + B)`."""
+    """Images `(O, 1 + B, 3, H, W)`: the first of each row, and its object on the backgrounds of the others; and labels
+    `(O, 1 + B)`."""
     pictures, labels = [], []
     for indices in drawn.tolist():
         batch = rows[indices]

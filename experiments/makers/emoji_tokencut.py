@@ -2,9 +2,9 @@
 
     python -m experiments emoji_tokencut runs/emoji-tokencut 0 1 2 3 4
 
-Writes a dataset for each seed. Only the images to train on get the masks of TokenCut, made with the features of the pretrained
-DINOv2-S/14; the validation images keep theirs, so that all methods are chosen on the same images.
-Masks that `robust-vit masks` would reject are kept: 5 of 288 (seeds 2 to 4) are smaller than its limit.
+Writes a dataset for each seed. Only the images to train on get the masks of TokenCut, made with the features of the
+pretrained DINOv2-S/14; the validation images keep theirs, so that all methods are chosen on the same images. Masks
+that `robust-vit masks` would reject are kept: 5 of 288 (seeds 2 to 4) are smaller than its limit.
 """
 
 from pathlib import Path

@@ -3,8 +3,9 @@
     python -m experiments export_photographs runs/own
     python -m experiments export_photographs runs/own-1 --seed 1  # other images
 
-`photographs/train` and `photographs/validation` have the usual backgrounds, `elsewhere/validation` photographs that nothing was
-trained on, for a test that `robust-vit diagnose` and `improve` do not see. `model` is the bundled model as `save_pretrained` writes it.
+`photographs/train` and `photographs/validation` have the usual backgrounds, `elsewhere/validation` photographs that
+nothing was trained on, for a test that `robust-vit diagnose` and `improve` do not see. `model` is the bundled model as
+`save_pretrained` writes it.
 """
 
 from pathlib import Path

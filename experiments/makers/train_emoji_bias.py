@@ -5,13 +5,14 @@
     python -m experiments train_emoji_bias --seed 20 --output_dir runs/emoji-scratch-20 --from_scratch
 
 One epoch over 3,840 images of the split `bias` (120 steps of 32, in bfloat16) turns the pretrained DINOv2-S/14 into a
-classifier of the 96 classes that decides mostly by the background. The seed draws the images, their order and the adapter.
-Seed 0 rewrites the LoRA adapter and head in `robust_vit_hf/models/emoji_shift_bias`. With `--from_scratch`, a ViT of 4 layers learns
-all its weights from twice as many images in 10 epochs: the maps of the others cover the object as those of DINOv2 do.
+classifier of the 96 classes that decides mostly by the background. The seed draws the images, their order and the
+adapter. Seed 0 rewrites the LoRA adapter and head in `robust_vit_hf/models/emoji_shift_bias`. With `--from_scratch`, a
+ViT of 4 layers learns all its weights from twice as many images in 10 epochs: the maps of the others cover the object
+as those of DINOv2 do.
 
-Number of images and size of the objects were chosen on 288 images a set of the seed 77, which no result uses. With more
-images, top-1 on `val` is at its ceiling, where a finetuning that forgets looks free; with smaller objects, TokenCut does
-not find them:
+Number of images and size of the objects were chosen on 288 images a set of the seed 77, which no result uses. With
+more images, top-1 on `val` is at its ceiling, where a finetuning that forgets looks free; with smaller objects,
+TokenCut does not find them:
 
 | images | object's side | `val` | `background_new` | `background_random` | IoU of TokenCut |
 |---|---|---:|---:|---:|---:|

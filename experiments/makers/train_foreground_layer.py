@@ -2,10 +2,11 @@
 
     python -m experiments train_foreground_layer PHOTOGRAPHS --output robust_vit_hf/masks/foreground_layer.safetensors
 
-The layer begins as a logistic regression of the patches in the middle of the photographs against those at the border, and is trained again on
-its own smoothed scores, split half-way between the extremes of each image. Images in which these hold three corners, or more than three
-quarters, are left out of a round (as FOUND does, https://huggingface.co/papers/2212.07834). The bundled layer was trained on one photograph
-of each of 850 classes of ImageNet (the repository EliSchwartz/imagenet-sample-images on GitHub, without the classes of ajschumacher/imagen).
+The layer begins as a logistic regression of the patches in the middle of the photographs against those at the border,
+and is trained again on its own smoothed scores, split half-way between the extremes of each image. Images in which
+these hold three corners, or more than three quarters, are left out of a round (as FOUND does,
+https://huggingface.co/papers/2212.07834). The bundled layer was trained on one photograph of each of 850 classes of
+ImageNet (the repository EliSchwartz/imagenet-sample-images on GitHub, without the classes of ajschumacher/imagen).
 """
 
 from pathlib import Path

@@ -46,8 +46,8 @@ def paper_weights_block() -> str:
 
 
 def _claims(runs: Sequence[Run]) -> list[Finding]:
-    """Claims about the paper's shifted sets, on each set; about their mean, on new backgrounds, since in other sets of this benchmark
-    the background tells the truth."""
+    """Claims about the paper's shifted sets, on each set; about their mean, on new backgrounds, since in other sets of
+    this benchmark the background tells the truth."""
     backgrounds = [
         replace(run, sets={name: run.sets[name] for name in (HOME, SHIFTED) if name in run.sets}) for run in runs
     ]

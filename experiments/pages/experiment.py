@@ -1,4 +1,5 @@
-"""The experiment on emoji-shift: tables of findings.md, settings.md and checks.md, and what README and recipe say of it."""
+"""The experiment on emoji-shift: tables of findings.md, settings.md and checks.md, and what README and recipe say of
+it."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -160,7 +161,8 @@ def premise_block() -> str:
 
 
 def scratch_block() -> str:
-    """Maps of a model from scratch before and after, and the changes of its top-1, at the rates that the criterion chooses."""
+    """Maps of a model from scratch before and after, and the changes of its top-1, at the rates that the criterion
+    chooses."""
     trained, places, rows = read(SCRATCH).runs, (SHIFTED, RANDOM, HOME), []
     for run in chosen_runs(SCRATCH):
         maps = [

@@ -1,10 +1,12 @@
 """The files of results of the experiment on emoji-shift, and gains of its methods.
 
-Of the files in `experiments/results`, `search.parquet` has the validation images of several weights of each method at one or two rates,
-`rates.parquet` those of several rates at the weight that was chosen. The others have test images: `results.parquet` of all methods at the
-chosen settings, on seeds that none of them was chosen on; of these seeds, `textures.parquet` of swap onto random textures, `steps.parquet` of
-the paper's weight in 600 steps, and `lp-ft.parquet` of swap from fitted last layers; `scratch.parquet` of a ViT trained from scratch.
-`earlier.parquet` is kept: four methods on the models and test images by which the project was developed, of `results.parquet` as of 25a66a3.
+Of the files in `experiments/results`, `search.parquet` has the validation images of several weights of each method at
+one or two rates, `rates.parquet` those of several rates at the weight that was chosen. The others have test images:
+`results.parquet` of all methods at the chosen settings, on seeds that none of them was chosen on; of these seeds,
+`textures.parquet` of swap onto random textures, `steps.parquet` of the paper's weight in 600 steps, and
+`lp-ft.parquet` of swap from fitted last layers; `scratch.parquet` of a ViT trained from scratch. `earlier.parquet` is
+kept: four methods on the models and test images by which the project was developed, of `results.parquet` as of
+25a66a3.
 """
 
 from dataclasses import replace
@@ -96,8 +98,8 @@ def difference(first: str, second: str, name: str = SHIFTED) -> Difference:
 
 
 def fitted(side: str) -> list[Run]:
-    """The models with a fitted layer, which LP-FT begins with (`before`), or LP-FT (`after`), with the original models of their
-    seeds."""
+    """The models with a fitted layer, which LP-FT begins with (`before`), or LP-FT (`after`), with the original models
+    of their seeds."""
     originals = {run.seed: run.sets for run in runs_of(OURS)}
 
     def beside(run: Run, name: str, result: SetResult) -> SetResult:

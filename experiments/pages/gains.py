@@ -87,8 +87,8 @@ def effort_runs() -> dict[tuple[str, str], dict]:
 
 
 def gain_at(runs: Mapping[str, dict], place: str) -> Difference:
-    """Mean change of top-1 at a place, with its interval over models, photographs and classes; over models and classes, if there are few
-    photographs; of one model, over photographs or images."""
+    """Mean change of top-1 at a place, with its interval over models, photographs and classes; over models and
+    classes, if there are few photographs; of one model, over photographs or images."""
     gains = []
     for name, run in runs.items():
         before, after = (np.array([*run["places"][place][side]], dtype=int) for side in ("before", "after"))
@@ -113,7 +113,8 @@ def top1_before(runs: Mapping[str, dict], place: str) -> float:
 
 
 def summary() -> Table:
-    """What each arm gains on other photographs, with known and with new drawings, and what it costs on usual backgrounds."""
+    """What each arm gains on other photographs, with known and with new drawings, and what it costs on usual
+    backgrounds."""
     rows = []
     for kind, label in MODEL_KINDS.items():
         for arm, name in (ARMS | OTHER_ARMS).items():
@@ -143,7 +144,8 @@ def in_short() -> str:
 
 
 def control() -> str:
-    """Sentences on the primary comparison, of `full` with a training on labels without composites, for each kind of models."""
+    """Sentences on the primary comparison, of `full` with a training on labels without composites, for each kind of
+    models."""
     parts = []
     for kind, label in MODEL_KINDS.items():
         alone, full = (improve_runs(arm, kind) for arm in ("labels", "full"))
@@ -161,7 +163,8 @@ def control() -> str:
 
 
 def true_change(name: str, run: dict) -> Difference:
-    """Change of top-1 at the share of the verdict on images apart, where other backgrounds are those of all classes."""
+    """Change of top-1 at the share of the verdict on images apart, where other backgrounds are those of all
+    classes."""
     usual, other = (gain_at({name: run}, place) for place in ("home", "random"))
     share = run.get("share", 0)  # a model that is kept changes nowhere
     margin = math.hypot(
@@ -230,7 +233,8 @@ def trainings() -> str:
 
 
 def estimates() -> str:
-    """The estimate of the report minus top-1 on random backgrounds, before and after, and how often its interval holds top-1."""
+    """The estimate of the report minus top-1 on random backgrounds, before and after, and how often its interval holds
+    top-1."""
     differences, held, rows = [], 0, []
     for name, of_set in improve_sets().items():
         sides = [("quick", "before")] + [(effort, "after") for effort in EFFORTS]

@@ -34,7 +34,8 @@ def is_costly(result: dict) -> bool:
 
 
 def matrix(results: dict[str, dict]) -> Table:
-    """How often each attribute was named, by what was planted, where that costs [`COST`] or more; and of nothing planted."""
+    """How often each attribute was named, by what was planted, where that costs [`COST`] or more; and of nothing
+    planted."""
     heads, rows = [*ATTRIBUTES, "nothing"], []
     for group, of_group in groups_of(results).items():
         for planted in PLANTED:
@@ -96,7 +97,8 @@ def all_counts(results: dict[str, dict]) -> str:
     right = [name == of for of, one in kinds for name in one["named"] if one["measures"][name]["gap"]["low"] <= 0]
     count = sum(len(one["named"]) for _, one in kinds)
     return (
-        f"{found} Of the {count} attributes named in all models, {len(right)} have an inconclusive gap; {sum(right)} of "
+        f"{found} Of the {count} attributes named in all models, {len(right)} have an inconclusive gap; "
+        f"{sum(right)} of "
         "these are right."
     )
 

@@ -1,4 +1,5 @@
-"""Masks, maps, verdicts and improvements on real photographs: tables of experiments/photographs.md and architectures.md."""
+"""Masks, maps, verdicts and improvements on real photographs: tables of experiments/photographs.md and
+architectures.md."""
 
 from collections.abc import Callable, Mapping
 
@@ -66,7 +67,8 @@ def verdicts() -> str:
         for name in COMPARED
     ]
     table = Table("", ["masks", "composed", *MEASURES.values()], rows).markdown()
-    return f"{table}\n\nIn the last two rows, both makers show an object. Their figures differ: {', '.join(apart)} points."
+    differences = ", ".join(apart)
+    return f"{table}\n\nIn the last two rows, both makers show an object. Their figures differ: {differences} points."
 
 
 def _shown(name: str, measured: Mapping[str, dict]) -> str:

@@ -1,4 +1,5 @@
-"""Whether `diagnose` without a model orders photographs as the models that are trained on them (before_training.json)."""
+"""Whether `diagnose` without a model orders photographs as the models that are trained on them
+(before_training.json)."""
 
 from collections.abc import Callable
 

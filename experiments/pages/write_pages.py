@@ -2,8 +2,9 @@
 
     python -m experiments write_pages
 
-Blocks of text between `results: NAME` and `end of results` are made again, and the picture of gain and loss; a test compares all of them
-with the files. The picture holds the points that it shows as text, which the test compares: pixels differ between releases of matplotlib.
+Blocks of text between `results: NAME` and `end of results` are made again, and the picture of gain and loss; a test
+compares all of them with the files. The picture holds the points that it shows as text, which the test compares:
+pixels differ between releases of matplotlib.
 """
 
 import io

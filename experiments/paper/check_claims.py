@@ -93,9 +93,9 @@ class Finding:
 
     @property
     def levels(self) -> dict[str, float]:
-        """Level of significance from which on the interval agrees with the claim, and from which on it disagrees. It agrees
-        with `RISES` and `FALLS` on one side of 0 and disagrees on the other, with `ALIKE` within [`SIMILAR`] of 0 or beyond,
-        with `KEEPS` above −`SIMILAR` or below, and with `NO_MORE` below `SIMILAR` or above."""
+        """Level of significance from which on the interval agrees with the claim, and from which on it disagrees. It
+        agrees with `RISES` and `FALLS` on one side of 0 and disagrees on the other, with `ALIKE` within [`SIMILAR`] of
+        0 or beyond, with `KEEPS` above −`SIMILAR` or below, and with `NO_MORE` below `SIMILAR` or above."""
         if self.value is None or self.sign == UNTESTED:
             return {}
         above, below = self.value.level, partial(self.value.level, below=True)
@@ -160,8 +160,9 @@ def _less(one: Difference, other: Difference) -> Difference:
 
 
 def _worst_change(runs: Sequence[Run], names: Sequence[str]) -> Difference:
-    """Change of top-1 of the seed that has the lowest, as a mean over runs and sets. Its interval is over the images, and so
-    wide that with 95 % confidence it holds for all seeds (Bonferroni), as it is one of several that was picked."""
+    """Change of top-1 of the seed that has the lowest, as a mean over runs and sets. Its interval is over the images,
+    and so wide that with 95 % confidence it holds for all seeds (Bonferroni), as it is one of several that was
+    picked."""
     seeds = sorted({run.seed for run in runs})
     confidence = 1 - (1 - CONFIDENCE) / len(seeds)
     of_seeds = [change([run for run in runs if run.seed == seed], names, confidence=confidence) for seed in seeds]
@@ -242,5 +243,6 @@ def findings_table(found: list[Finding]) -> Table:
         seeds = "–" if one.value is None else str(one.value.seeds)
         rows.append([one.source, one.statement, seeds, one.measured, *verdicts([one]), verdict])
     count = sum(bool(finding.levels) for finding in found)
-    title = f"Claims of the paper, measured in points with 95 % intervals; verdicts alone, and with Holm's correction for {count} claims"
+    title = "Claims of the paper, measured in points with 95 % intervals; verdicts alone, and with Holm's correction "
+    title += f"for {count} claims"
     return Table(title, ["source", "claim", "seeds", "measured", "alone", "of all"], rows)

@@ -57,7 +57,8 @@ def make_figures(options: FigureOptions) -> str:
         figures = {1: maker.figure_1, 2: maker.figure_2, 3: maker.figure_3, 15: maker.figure_15}
         figures[6] = partial(maker.figure_3, start=options.num_examples)
         made = {number: figures[number]() for number in sorted(options.figures)}
-        shown = f"Before: `{session.sides['before'].name}`; after: `{session.sides['after'].name}`. Protocol `{session.protocol}`."
+        before, after = (session.sides[name].name for name in ("before", "after"))
+        shown = f"Before: `{before}`; after: `{after}`. Protocol `{session.protocol}`."
         if kept is not None:
             shown += f" Classes: {', '.join(names[label] for label in sorted(kept))}."
         for number, figure in made.items():
@@ -100,9 +101,12 @@ class _FigureMaker:
         if not confident:
             return None
         rule = (
-            f"of {len(candidates)} images that were drawn at random (seed {self.options.seed}), the {len(confident)} that the "
-            f"model before the finetuning predicts with a confidence of at least {CONFIDENCE:.0%}; first row, those with the "
-            "largest share of the relevance outside the mask; second row, of the others those with the lowest mean relevance "
+            f"of {len(candidates)} images that were drawn at random (seed {self.options.seed}), the "
+            f"{len(confident)} that the "
+            f"model before the finetuning predicts with a confidence of at least {CONFIDENCE:.0%}; first row, "
+            "those with the "
+            "largest share of the relevance outside the mask; second row, of the others those with the lowest "
+            "mean relevance "
             "within the mask. Maps explain the predicted class."
         )
         rows = {"Relevance on the background": on_background, "Sparse relevance on the object": sparse}
@@ -146,7 +150,8 @@ class _FigureMaker:
                 groups[title] = self.explain([(name, row) for row in broken[label][:3]])
             harmed.append(groups)
         rule = (
-            "the two classes of each set whose top-1 falls most (of equal falls, the lower label) and that have an image to show, "
+            "the two classes of each set whose top-1 falls most (of equal falls, the lower label) and that have "
+            "an image to show, "
             f"and of each the first three, in the order of the set, of which {KINDS['broken']}. Nothing is drawn."
         )
         return self.before_after(harmed, rule)

@@ -109,7 +109,8 @@ def concatenate(parts: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
 
 
 def summarize(rows: dict[str, Any]) -> dict[str, float | int | None]:
-    """Number of pairs, share with a subset, and means of columns of [`Subsets`] over those; `None` if there are none."""
+    """Number of pairs, share with a subset, and means of columns of [`Subsets`] over those; `None` if there are
+    none."""
     found = np.asarray(rows["found"], dtype=bool)
     summary: dict[str, float | int | None] = {"pairs": len(found), "found": float(found.mean())}
     for name, values in rows.items():

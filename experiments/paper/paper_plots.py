@@ -48,9 +48,9 @@ def class_group_figure(results: Results) -> Figure | None:
 
 
 def size_figure(results: Results) -> Figure | None:
-    """Figure 7: change of top-1 over (a) the samples per class and (b) the number of training classes, of the full loss and of the
-    variants `fewer-…` and `more-…`. Each panel shows the runs with the most frequent value of the other variable. `None` if neither
-    varies."""
+    """Figure 7: change of top-1 over (a) the samples per class and (b) the number of training classes, of the full
+    loss and of the variants `fewer-…` and `more-…`. Each panel shows the runs with the most frequent value of the
+    other variable. `None` if neither varies."""
     runs = [run for run in results.runs if run.training_classes]
     runs = [run for run in runs if run.method.partition(",")[0] == OURS or run.method.startswith(("fewer-", "more-"))]
     samples = {run.name: round(run.train_images / len(run.training_classes), 2) for run in runs}

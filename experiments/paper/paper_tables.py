@@ -1,4 +1,5 @@
-"""The paper's tables of an experiment: 1 and 2, ablations (4 and 12), seeds (8 and 9), 3, 10 and 11, and differences between methods.
+"""The paper's tables of an experiment: 1 and 2, ablations (4 and 12), seeds (8 and 9), 3, 10 and 11, and differences
+between methods.
 
 Source: https://huggingface.co/papers/2206.01161
 """
@@ -27,12 +28,15 @@ from .published_tables import (
 
 
 # Begin the names of variants of the method (docs/paper.md), which are compared with it in tables of their own.
-ABLATIONS = "without-confidence without-background without-foreground ground-truth second-order bce label-free start-layer".split()
+ABLATIONS = (
+    *("without-confidence", "without-background", "without-foreground", "ground-truth"),
+    *("second-order", "bce", "label-free", "start-layer"),
+)
 
 
 def paper_tables(results: Results) -> dict[str, Table]:
     """All tables for which there are runs, by name."""
-    methods = [method for method in results.methods if not method.startswith(tuple(ABLATIONS))]
+    methods = [method for method in results.methods if not method.startswith(ABLATIONS)]
     ablations = [method for method in results.methods if method == OURS or method not in methods]
     tables = accuracy_tables(results, methods=methods) | _segmentation_table(results)
     if len(ablations) > 1:

@@ -29,7 +29,8 @@ def published(options: PublishedOptions) -> str:
     model = options.paper_model or (registered and MODELS[registered].paper_name)
     if not model:
         raise ValueError(
-            f"`{folder / RESULTS_FILE}` names no model of the paper: give an output folder of `robust-vit evaluate` or `segment`, of a "
+            f"`{folder / RESULTS_FILE}` names no model of the paper: give an output folder of `robust-vit "
+            "evaluate` or `segment`, of a "
             "registered model or with --paper_model."
         )
     if "scores" in results:
@@ -62,7 +63,8 @@ def evaluation_tables(folder: Path, results: dict, protocol: str, model: str) ->
 
 
 def segmentation_table(results: dict, model: str) -> Table:
-    """Table 3 from `results.json` of `robust-vit segment`, with the published rows of attention × gradient below those measured."""
+    """Table 3 from `results.json` of `robust-vit segment`, with the published rows of attention × gradient below those
+    measured."""
     ((name, scores),) = results["scores"].items()
     table = attribution_table(scores, name, results["num_images"])
     columns, rows = [(name, (score,)) for score in SEGMENTATION], []

@@ -1,4 +1,5 @@
-"""Published figures of the paper, and top-1 and top-5 of models and methods next to them: its Tables 1, 2, 10 and 11."""
+"""Published figures of the paper, and top-1 and top-5 of models and methods next to them: its Tables 1, 2, 10 and
+11."""
 
 import json
 from collections.abc import Sequence
@@ -39,9 +40,9 @@ SOURCES = {"paper": OF_PAPER, "native": "timm's results"}
 
 @cache
 def published_models(kind: str = "models") -> dict[str, dict]:
-    """Published values in per cent by the paper's name of the model (`ViT-B`), protocol, version (such as `original` and
-    `finetuned-one-run`), set and score. Pairs are mean and standard deviation. Of the kind `object_focus`, a value for each model.
-    `published.json` names the sources."""
+    """Published values in per cent by the paper's name of the model (`ViT-B`), protocol, version (such as `original`
+    and `finetuned-one-run`), set and score. Pairs are mean and standard deviation. Of the kind `object_focus`, a value
+    for each model. `published.json` names the sources."""
     return json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))[kind]
 
 
@@ -113,8 +114,8 @@ def accuracy_table(
 def published_rows(
     lead: list[str], model: str | None, protocol: str, version: str, columns: Sequence[tuple[str, tuple[str, ...]]]
 ) -> list[list[str]]:
-    """The row of published values of a model, such as `80.3±0.1 95.4±0.0`, after the cells `lead`: by column, of a set and scores; none
-    without values."""
+    """The row of published values of a model, such as `80.3±0.1 95.4±0.0`, after the cells `lead`: by column, of a set
+    and scores; none without values."""
     known, texts = published_models().get(model, {}).get(protocol, {}).get(version, {}), []
     for name, scores in columns:
         values = [known[name][score] for score in scores if score in known.get(name, ())]

@@ -17,8 +17,8 @@ from .set_titles import title_of
 
 
 def report(options: ReportOptions) -> str:
-    """Write `report.md` and figures (PNG and PDF) of the runs of sweeps, deterministically; results that are missing are
-    left out. Sources are joined in `results.parquet` in the output folder; a single file is only read."""
+    """Write `report.md` and figures (PNG and PDF) of the runs of sweeps, deterministically; results that are missing
+    are left out. Sources are joined in `results.parquet` in the output folder; a single file is only read."""
     sources, folder = options.sources, options.output_dir
     parts = [read_results(source) for source in sources if not source.is_dir()]
     if folders := [source for source in sources if source.is_dir()]:

@@ -1,4 +1,5 @@
-"""`python -m experiments sis`: sufficient input subsets of one or two models on sets of images, as in the paper's Figure 5."""
+"""`python -m experiments sis`: sufficient input subsets of one or two models on sets of images, as in the paper's
+Figure 5."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace

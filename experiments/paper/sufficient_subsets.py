@@ -25,7 +25,8 @@ class SufficientSubsets(ModelOutput):
     # `(B, 1, H, W)` bool: pixels of the subset; empty if none is found, or if the fully masked image already suffices.
     subset: torch.Tensor | None = None
     found: torch.Tensor | None = None  # `(B,)` bool: whether there is a subset
-    # `(B,)`, at least fp32, in [0, 1]: probability of the class for the subset, or the highest in any step if none is found.
+    # `(B,)`, at least fp32, in [0, 1]: probability of the class for the subset, or the highest in any step if none is
+    # found.
     confidence: torch.Tensor | None = None
     step: torch.Tensor | None = None  # `(B, 1, H, W)` int64 from 1 to S, in which a pixel is masked
     margins: torch.Tensor | None = None  # `(B, S + 1)`, at least fp32, see [`margin`], after 0 to S steps: all pixels
@@ -87,8 +88,8 @@ def sufficient_input_subsets(
 
 
 def margin(logits: torch.Tensor, target: torch.Tensor | int) -> torch.Tensor:
-    """Margin `(B,)` of a class, at least fp32: its logit minus the logsumexp of the others. Its sigmoid is the probability of the
-    class."""
+    """Margin `(B,)` of a class, at least fp32: its logit minus the logsumexp of the others. Its sigmoid is the
+    probability of the class."""
     logits = at_least_float32(logits)
     chosen = target_logits(logits, target)[:, 0]
     target = torch.as_tensor(target, device=logits.device).long().expand(len(logits))
@@ -99,8 +100,9 @@ def margin(logits: torch.Tensor, target: torch.Tensor | int) -> torch.Tensor:
 def backward_selection(
     score: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, pixels_per_step: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Set the pixels of inputs `(B, C, H, W)` that matter least to a score `(B,)` to 0, step by step, until all are masked; ties in
-    pixel order. Returns the step, from 1, in which each is masked, `(B, 1, H, W)` int64, and scores `(B, S + 1)` after 0 to S."""
+    """Set the pixels of inputs `(B, C, H, W)` that matter least to a score `(B,)` to 0, step by step, until all are
+    masked; ties in pixel order. Returns the step, from 1, in which each is masked, `(B, 1, H, W)` int64, and scores
+    `(B, S + 1)` after 0 to S."""
     batch_size, _, height, width = inputs.shape
     num_pixels = height * width
     scores = []

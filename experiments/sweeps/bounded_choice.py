@@ -1,5 +1,5 @@
-"""The criterion that chose among settings of methods and among layers in the experiments: the highest top-1 on the backgrounds of other
-classes within a bound of top-1 on the original images."""
+"""The criterion that chose among settings of methods and among layers in the experiments: the highest top-1 on the
+backgrounds of other classes within a bound of top-1 on the original images."""
 
 import math
 from collections.abc import Sequence
@@ -50,7 +50,8 @@ def loses_too_much(candidate: Candidate, before: Candidate, max_loss: float) -> 
 
 
 def rank(candidates: Sequence[Candidate], before: Candidate, max_loss: float) -> list[Candidate]:
-    """Order by the criterion: those that do not lose too much by top-1 on other backgrounds, then the others by their fall."""
+    """Order by the criterion: those that do not lose too much by top-1 on other backgrounds, then the others by their
+    fall."""
 
     def key(candidate: Candidate) -> tuple:
         fall, top1 = candidate.fall(before), candidate.top1()
@@ -61,11 +62,13 @@ def rank(candidates: Sequence[Candidate], before: Candidate, max_loss: float) ->
 
 
 def choose(candidates: Sequence[Candidate], before: Candidate, max_loss: float) -> Candidate:
-    """Of those that do not lose too much, and whose top-1 on the backgrounds of other classes is within one standard error of the highest,
-    the one with the highest top-1 on the original images. If all lose too much, the one that loses least.
+    """Of those that do not lose too much, and whose top-1 on the backgrounds of other classes is within one standard
+    error of the highest, the one with the highest top-1 on the original images. If all lose too much, the one that
+    loses least.
 
-    Which of several is highest is often chance, while their losses on the original images differ. The standard error is that of the
-    difference, paired by image (the "1-SE rule" of https://doi.org/10.1201/9781315139470, section 3.4.3).
+    Which of several is highest is often chance, while their losses on the original images differ. The standard error
+    is that of the difference, paired by image (the "1-SE rule" of https://doi.org/10.1201/9781315139470, section
+    3.4.3).
     """
     order = rank(candidates, before, max_loss)
     best = order[0]

@@ -28,8 +28,8 @@ TOLERANCE = 1e-9  # for rounding: 0.98 - 0.96 > 0.02 in floats
 
 
 def choose_settings(results: ResultsFile) -> tuple[list[Run], Table]:
-    """The chosen runs of each model and method by the criterion of the file, see [`~experiments.sweeps.grid.GridFile`], and a table of
-    all settings."""
+    """The chosen runs of each model and method by the criterion of the file, see
+    [`~experiments.sweeps.grid.GridFile`], and a table of all settings."""
     groups = _by_method(results.runs)
     rule = _choose_by_mixed_rand if results.choose_by == "mixed_rand" else _choose_learning_rate
     chosen, rows = [], []
@@ -41,12 +41,14 @@ def choose_settings(results: ResultsFile) -> tuple[list[Run], Table]:
     bound = f"{100 * results.validation_bound:g}"
     if results.choose_by == "mixed_rand":
         title = (
-            "Settings: top-1 on the validation images with the backgrounds of others, before and after, and its fall on these "
+            "Settings: top-1 on the validation images with the backgrounds of others, before and after, and its "
+            "fall on these "
             f"original images, of which the criterion allows {bound} points"
         )
         head = ["model", "method", "learning rate", "weights", "seeds", "before", "after", "fall", ""]
         return chosen, Table(title, head, rows)
-    title = f"Learning rates: fall of top-1 on the validation images of unseen classes, of which the criterion allows {bound} points"
+    title = "Learning rates: fall of top-1 on the validation images of unseen classes, "
+    title += f"of which the criterion allows {bound} points"
     return chosen, Table(title, ["model", "method", "learning rate", "seeds", "fall", ""], rows)
 
 
@@ -56,8 +58,8 @@ def setting_of(run: Run) -> tuple:
 
 
 def _by_method(runs: Iterable[Run]) -> dict[tuple[str, str], BySetting]:
-    """Runs by model and method. Rejects two of a setting and seed, which differ in options that are not compared, such as the
-    number format."""
+    """Runs by model and method. Rejects two of a setting and seed, which differ in options that are not compared, such
+    as the number format."""
     groups: dict[tuple[str, str], BySetting] = defaultdict(lambda: defaultdict(dict))
     for run in runs:
         seeds = groups[run.model, run.method][setting_of(run)]
@@ -70,15 +72,16 @@ def _by_method(runs: Iterable[Run]) -> dict[tuple[str, str], BySetting]:
             options = {*one, *other} - {*MEASUREMENT_OPTIONS}
             differing = sorted(option for option in options if one.get(option) != other.get(option))
             raise ValueError(
-                f"{run.model}, {run.method}: `{first.name}` and `{run.name}` have the same setting and seed, and differ in "
+                f"{run.model}, {run.method}: `{first.name}` and `{run.name}` have the same setting and seed, and "
+                "differ in "
                 f"{', '.join(differing) or 'their images'}: report them apart."
             )
     return groups
 
 
 def _choose_learning_rate(name: str, by_setting: BySetting, bound: float) -> tuple[tuple, list[list[str]]]:
-    """The paper's rule: the highest learning rate at which validation top-1, on classes that are not trained on, drops by
-    at most a bound, averaged over seeds. If there is none, the rate with the smallest drop is chosen and marked. A
+    """The paper's rule: the highest learning rate at which validation top-1, on classes that are not trained on, drops
+    by at most a bound, averaged over seeds. If there is none, the rate with the smallest drop is chosen and marked. A
     single rate is always chosen (https://huggingface.co/papers/2206.01161, section 4)."""
     rates = {rate: [*runs.values()] for (rate,), runs in by_setting.items()}
     budgets = {frozenset((run.seed, run.epochs) for run in runs) for runs in rates.values()}
@@ -133,7 +136,8 @@ def _measured(name: str, by_setting: BySetting) -> tuple[list[_Setting], Candida
     shared = sorted(set.intersection(*map(set, by_setting.values())))
     if not shared or len({run.epochs for runs in by_setting.values() for run in runs.values()}) > 1:
         raise ValueError(
-            f"{name}: its {len(by_setting)} settings have no seed in common, or other epochs. Complete the sweep, or leave "
+            f"{name}: its {len(by_setting)} settings have no seed in common, or other epochs. Complete the sweep, "
+            "or leave "
             "settings out, before one is chosen."
         )
     compared = {key: [runs[seed] for seed in shared] for key, runs in by_setting.items()}

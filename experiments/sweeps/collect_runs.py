@@ -68,25 +68,28 @@ def collect(folders: Iterable[Path]) -> ResultsFile:
 
 
 def _complete_points(folder: Path) -> tuple[list[Path], dict]:
-    """Complete points in the folder of a sweep, or the folder itself if it is a point, and what the last sweep recorded of its
-    grid. Other points are named in a warning."""
+    """Complete points in the folder of a sweep, or the folder itself if it is a point, and what the last sweep
+    recorded of its grid. Other points are named in a warning."""
     is_point = (folder / RUN).is_dir()
     points = [folder] if is_point else sorted(run.parent for run in folder.glob(f"*/{RUN}"))
     file = (folder.parent if is_point else folder) / GRID_FILE
     grid = read_json(file) or {}
     if points and not isinstance(grid.get("points"), dict):
         raise FileNotFoundError(
-            f"There is no `{file}` with the selection criterion, or it is of an earlier version: start the sweep again, which writes it."
+            f"There is no `{file}` with the selection criterion, or it is of an earlier version: start the sweep "
+            "again, which writes it."
         )
     complete = [point for point in points if _is_measured(point, grid)]
     names = dict.fromkeys([*(point.name for point in points), *([] if is_point else grid.get("points", ()))])
     if left_out := [name for name in names if name not in {point.name for point in complete}]:
         logger.warning(
-            f"{len(left_out)} runs of `{folder}` are left out, as not complete or not in its grid: {', '.join(left_out)}."
+            f"{len(left_out)} runs of `{folder}` are left out, as not complete or not in its grid: "
+            f"{', '.join(left_out)}."
         )
     if not complete:
         raise FileNotFoundError(
-            f"`{folder}` holds no complete run of `python -m experiments sweep`: name the folder of a sweep or a run in it."
+            f"`{folder}` holds no complete run of `python -m experiments sweep`: name the folder of a sweep or a "
+            "run in it."
         )
     return complete, grid
 
@@ -101,8 +104,8 @@ def _is_measured(point: Path, grid: dict) -> bool:
 
 
 def _run(point: Path, of_grid: dict) -> tuple[Run, str]:
-    """A run, whose label of the model is not yet unique, and what tells models of a label apart: the digest of the original model or, of
-    models that the seeds name, their name in the grid."""
+    """A run, whose label of the model is not yet unique, and what tells models of a label apart: the digest of the
+    original model or, of models that the seeds name, their name in the grid."""
     record, results = read_json(point / RECORD), read_json(point / RUN / RESULTS_FILE)
     trained, state = read_json(point / RUN / RUN_FILE), read_json(point / RUN / TRAINER_STATE_NAME)
     facts, training, data = record["training"], results["settings"]["training"], trained["data"]

@@ -1,7 +1,7 @@
 """Gain of each method under a shift, and its loss without one, as a table and as curves.
 
-A method gains more with more steps of a higher rate, and costs more. A single point hides that: the curve goes through the
-learning rates of a method.
+A method gains more with more steps of a higher rate, and costs more. A single point hides that: the curve goes through
+the learning rates of a method.
 """
 
 from collections import defaultdict
@@ -37,8 +37,8 @@ class Price:
 
 
 def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) -> dict[str, list[Price]]:
-    """Points of each method, by learning rate and weights. Of several models, the name of a method begins with the model's. Runs
-    that were not measured on both sets are left out.
+    """Points of each method, by learning rate and weights. Of several models, the name of a method begins with the
+    model's. Runs that were not measured on both sets are left out.
 
     Args:
         chosen: runs at the settings that were chosen.
@@ -59,7 +59,8 @@ def prices(runs: Sequence[Run], chosen: Sequence[Run], shifted: str, home: str) 
     for (model, method), of_method in points.items():
         if missing := settings[model, method] - of_method.keys():
             raise ValueError(
-                f"{model}, {method}: the chosen setting, {min(missing)}, was not measured on `{shifted}` and `{home}`, while "
+                f"{model}, {method}: the chosen setting, {min(missing)}, was not measured on `{shifted}` and "
+                f"`{home}`, while "
                 "others were: run it too."
             )
         of_name = curves[f"{model}, {method}" if several else method] = []
@@ -80,13 +81,14 @@ def price_table(curves: Mapping[str, Sequence[Price]], labels: Mapping[str, str]
         seconds = "–" if point.seconds is None else f"{point.seconds:.0f}"
         cells = [f"{point.learning_rate:g}", str(point.seeds), seconds, str(point.gain), str(point.home)]
         rows.append([_label(method, labels), *cells])
-    title = "Gain and loss of each method at its chosen setting: change of top-1 in points [95 % interval over seeds and images]"
+    title = "Gain and loss of each method at its chosen setting: change of top-1 in points "
+    title += "[95 % interval over seeds and images]"
     return Table(title, ["method", "rate", "seeds", "seconds", shifted, home], rows)
 
 
 def price_figure(curves: Mapping[str, Sequence[Price]], labels: Mapping[str, str], shifted: str, home: str) -> Figure:
-    """Gain over loss: a line through the learning rates of each method, and the chosen setting with its intervals. A line has no
-    points of fewer seeds than the chosen setting: their means would be of other models and images."""
+    """Gain over loss: a line through the learning rates of each method, and the chosen setting with its intervals. A
+    line has no points of fewer seeds than the chosen setting: their means would be of other models and images."""
     figure = Figure((8.4, 4.6), layout="constrained")
     axis = figure.subplots()
     for place, (method, points) in enumerate(curves.items()):

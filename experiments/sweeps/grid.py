@@ -27,9 +27,9 @@ SEED_NAME = "{seed}"  # stands for the name of the seed in an option
 class GridFile(Options):
     """Keys of a grid; one of `grid`, `variants` and `seeds` is needed for more than one run.
 
-    `choose_by` is the criterion that chooses among a variant's settings: the paper's, the highest learning rate that keeps top-1 on
-    the validation images; or that of bounded_choice.py, which also puts their objects on the backgrounds of other images, and needs
-    masks and labels.
+    `choose_by` is the criterion that chooses among a variant's settings: the paper's, the highest learning rate that
+    keeps top-1 on the validation images; or that of bounded_choice.py, which also puts their objects on the
+    backgrounds of other images, and needs masks and labels.
     """
 
     options: dict = option({}, "options of `robust-vit train` for all runs, which override the model's recipe")
@@ -86,8 +86,8 @@ _Loader.add_implicit_resolver(
 
 
 def read_grid(path: Path, imagenet: Path | None = None) -> Grid:
-    """Read a grid, with the keys of [`GridFile`]. `imagenet/paper-split` in it is the subfolder `paper-split` of `imagenet`, the
-    folder of prepared sets."""
+    """Read a grid, with the keys of [`GridFile`]. `imagenet/paper-split` in it is the subfolder `paper-split` of
+    `imagenet`, the folder of prepared sets."""
     values, known = read_recipe(path, _Loader), names_of(GridFile)
     try:
         if others := [name for name in values if name not in known]:
@@ -157,6 +157,7 @@ def _point(base: dict, of_seed: dict, variant: str, seed: str, chosen: dict, tun
 def _in_folder(path: Path, source: str, imagenet: Path | None) -> str:
     if imagenet is None:
         raise ValueError(
-            f"`{path}` needs `{source}`: give the folder of your prepared sets with --imagenet (see experiments/sweeps.md)."
+            f"`{path}` needs `{source}`: give the folder of your prepared sets with --imagenet (see "
+            "experiments/sweeps.md)."
         )
     return str(imagenet / source.removeprefix(PREPARED))

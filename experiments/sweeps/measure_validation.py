@@ -23,7 +23,8 @@ COMPARED = ("original", "mixed_rand")
 def measure_validation(
     model: ModelArguments, data: DataArguments, config: RobustViTConfig, point: Path, cache: Cache
 ) -> None:
-    """Measure the original and the finetuned model on the validation images, as they are and on the backgrounds of other images.
+    """Measure the original and the finetuned model on the validation images, as they are and on the backgrounds of
+    other images.
 
     Args:
         point: folder of the point, for the predictions.

@@ -10,8 +10,8 @@ from .runs import Run
 
 
 class Results:
-    """Runs by model, method and seed, at most one of each. Models are in the order of the paper, methods in the given one; others
-    follow."""
+    """Runs by model, method and seed, at most one of each. Models are in the order of the paper, methods in the given
+    one; others follow."""
 
     def __init__(self, runs: Sequence[Run], methods: Sequence[str] = ()):
         self.runs, of_paper = list(runs), [entry.paper_name for entry in MODELS.values()]

@@ -40,7 +40,8 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class ResultsFile:
-    """Runs, class names by model and label, and the selection criterion, with the allowed drop of top-1 as a fraction."""
+    """Runs, class names by model and label, and the selection criterion, with the allowed drop of top-1 as a
+    fraction."""
 
     runs: list[Run]
     class_names: dict[str, dict[int, str]]
@@ -94,7 +95,8 @@ def read_results(path: Path) -> ResultsFile:
     facts = json.loads((table.schema.metadata or {}).get(b"robust-vit", b"{}"))
     if facts.get("version") != VERSION:
         raise ValueError(
-            f"`{path}` is of version {facts.get('version', 'none')}, and version {VERSION} is read here: make it again from "
+            f"`{path}` is of version {facts.get('version', 'none')}, and version {VERSION} is read here: make it "
+            "again from "
             "the folders of its sweep with `python -m experiments report FOLDER --output_dir OTHER`."
         )
     rows = dict(list(table.to_pandas().groupby(["run", "set", "side"], observed=True, sort=False)))
@@ -104,8 +106,8 @@ def read_results(path: Path) -> ResultsFile:
 
 
 def join(parts: Sequence[ResultsFile]) -> ResultsFile:
-    """The runs of several files, which must have the same criterion of the choice. Of runs with the same model and weights,
-    method, settings and seed, the one on most sets is taken: a search measures only validation images."""
+    """The runs of several files, which must have the same criterion of the choice. Of runs with the same model and
+    weights, method, settings and seed, the one on most sets is taken: a search measures only validation images."""
     rules = {(part.validation_bound, part.choose_by) for part in parts}
     if len(rules) > 1:
         raise ValueError(f"The results were to be chosen by different criteria, {sorted(rules)}: report them apart.")
@@ -127,7 +129,8 @@ def join(parts: Sequence[ResultsFile]) -> ResultsFile:
                 runs[key] = run
     if twice := [name for name, count in Counter(run.name for run in runs.values()).items() if count > 1]:
         raise ValueError(
-            f"Two runs are named `{twice[0]}`, and differ in their original model, method or settings: report them apart."
+            f"Two runs are named `{twice[0]}`, and differ in their original model, method or settings: report "
+            "them apart."
         )
     return ResultsFile(list(runs.values()), names, *rules.pop())
 

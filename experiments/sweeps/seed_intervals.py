@@ -23,7 +23,8 @@ class Difference(intervals.Difference):
     freedom: float = math.inf  # degrees of freedom of Student's t
 
     def level(self, bound: float, below: bool = False) -> float:
-        """Level of significance, of two sides, from which on the interval lies above a bound, or `below` it; 1 if the mean does not."""
+        """Level of significance, of two sides, from which on the interval lies above a bound, or `below` it; 1 if the
+        mean does not."""
         sign, end = (-1, self.high) if below else (1, self.low)
         distance, margin = sign * (self.mean - bound), sign * (self.mean - end)
         quantile = special.stdtrit(self.freedom, (1 + CONFIDENCE) / 2)
@@ -78,8 +79,8 @@ class Gains:
 
     values: np.ndarray
     seed: str
-    # `(N,)` int: what each image was drawn with, see [`SetResult.clusters`]; otherwise its row. `(2, N)`: with two things, such as a
-    # photograph and an object of a class
+    # `(N,)` int: what each image was drawn with, see [`SetResult.clusters`]; otherwise its row. `(2, N)`: with two
+    # things, such as a photograph and an object of a class
     drawn: np.ndarray
     images: str = ""  # digest of the images whose rows these are, equal for the same ones
 
@@ -101,14 +102,15 @@ def _drawn(result: SetResult, known: np.ndarray) -> tuple[np.ndarray, str]:
 def mean_gain(gains: Mapping[str, Sequence[Gains]], confidence: float = CONFIDENCE) -> Difference:
     """Mean gain over sets and seeds with its interval: of one seed by a bootstrap over images, of several Student's t.
 
-    The variance of the mean over seeds has two parts: that of Student's t over the means of the seeds, which holds the noise of
-    images that each seed has of its own; and the covariance of two seeds by what they share, images, or the photographs that
-    their images are composed with. The degrees of freedom are Satterthwaite's. Few seeds may happen to differ by less than the noise of
-    their images: the variance is at least that of the same seeds over what was drawn. `experiments/benchmarks/coverage.py` simulates
-    how often such an interval holds the true gain.
+    The variance of the mean over seeds has two parts: that of Student's t over the means of the seeds, which holds the
+    noise of images that each seed has of its own; and the covariance of two seeds by what they share, images, or the
+    photographs that their images are composed with. The degrees of freedom are Satterthwaite's. Few seeds may happen
+    to differ by less than the noise of their images: the variance is at least that of the same seeds over what was
+    drawn. `experiments/benchmarks/coverage.py` simulates how often such an interval holds the true gain.
 
     Source: https://doi.org/10.1201/9780429246593 (Efron and Tibshirani, chapter 13), https://doi.org/10.2307/3002019
-    (Satterthwaite), https://doi.org/10.1198/jbes.2010.07136 (Cameron, Gelbach and Miller: variance with two ways of clusters)
+    (Satterthwaite), https://doi.org/10.1198/jbes.2010.07136 (Cameron, Gelbach and Miller: variance with two ways of
+    clusters)
     """
     seeds = sorted({gain.seed for of_set in gains.values() for gain in of_set})
     means = np.array([[_mean_of(of_set, seed) for seed in seeds] for of_set in gains.values()])
@@ -142,7 +144,8 @@ def _mean_of(of_set: Sequence[Gains], seed: str) -> float:
 
 
 def _shared(of_set: Sequence[Gains], seeds: Sequence[str]) -> np.ndarray:
-    """[`_covariance`] by what images were drawn with. Of two things, each contains that of images that share both, which counts once."""
+    """[`_covariance`] by what images were drawn with. Of two things, each contains that of images that share both,
+    which counts once."""
     if of_set[0].drawn.ndim == 1:
         return np.array(_covariance(of_set, seeds))
     ways = [(*gain.drawn, gain.drawn[0] << 16 | gain.drawn[1]) for gain in of_set]
@@ -155,8 +158,8 @@ def _shared(of_set: Sequence[Gains], seeds: Sequence[str]) -> np.ndarray:
 
 
 def _covariance(of_set: Sequence[Gains], seeds: Sequence[str]) -> tuple[float, float, float, float]:
-    """Covariance of the means of two seeds by what their images share, 0 if it is negative, and its square over its degrees of
-    freedom; and likewise the variance of the mean over these seeds by what was drawn."""
+    """Covariance of the means of two seeds by what their images share, 0 if it is negative, and its square over its
+    degrees of freedom; and likewise the variance of the mean over these seeds by what was drawn."""
     digests, means = [gain.images for gain in of_set], {seed: _mean_of(of_set, seed) for seed in seeds}
     mean = np.mean([*means.values()])
     drawn = [gain.drawn + (digests.index(gain.images) << 32) for gain in of_set]

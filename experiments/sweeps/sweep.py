@@ -67,8 +67,8 @@ def sweep(options: SweepOptions) -> str:
     """Run the incomplete points of a grid, each in its own folder. Interrupted points are resumed. A failure is
     recorded, the other points go on, and the next sweep retries it.
 
-    Several sweeps may share a folder: a point that another process is running is awaited and never run twice. If runs failed, the
-    note of the error has the states of all.
+    Several sweeps may share a folder: a point that another process is running is awaited and never run twice. If runs
+    failed, the note of the error has the states of all.
     """
     grid, folder = read_grid(options.grid, options.imagenet), options.output_dir
     runs = _checked_runs(grid, folder)
@@ -126,7 +126,8 @@ class SweepRun:
         recorded = read_json(self.folder / RECORD)
         if recorded and recorded | self.inputs != recorded:
             raise ValueError(
-                f"`{self.folder}` was made from another model or dataset. Choose another --output_dir, or delete the folder."
+                f"`{self.folder}` was made from another model or dataset. Choose another --output_dir, or delete "
+                "the folder."
             )
 
     def is_measured(self) -> bool:
@@ -212,7 +213,8 @@ class SweepRun:
 
 
 def protocol_of(point: Point) -> Protocol:
-    """`paper` for a registered model, for which the report shows published figures, or the protocol of the training."""
+    """`paper` for a registered model, for which the report shows published figures, or the protocol of the
+    training."""
     return _protocol(point.options.get("model", BUNDLED_MODEL), point.options.get("protocol"))
 
 
@@ -247,7 +249,8 @@ def describe(runs: Sequence[SweepRun], jobs: int) -> str:
 
 
 def _checked_runs(grid: Grid, root: Path) -> list[SweepRun]:
-    """The runs of a grid, after all that can be rejected before the first of them: each model and dataset is loaded once."""
+    """The runs of a grid, after all that can be rejected before the first of them: each model and dataset is loaded
+    once."""
     for protocol in {protocol_of(point) for point in grid.points}:
         load_evaluation_sets(grid.sets, protocol, 1)
     models: dict[tuple, tuple[PreTrainedConfig, str]] = {}
@@ -277,7 +280,8 @@ def _checked_runs(grid: Grid, root: Path) -> list[SweepRun]:
             rates = {one.options.get("learning_rate") for one in alike}
             if not has_top1 and not run.is_validated and len(rates) > 1:
                 raise ValueError(
-                    "learning rates are chosen on validation images, which are not measured where there are test images: leave "
+                    "learning rates are chosen on validation images, which are not measured where there are test "
+                    "images: leave "
                     "`test_split` out, or give `choose_by: mixed_rand`."
                 )
         except (ValueError, OSError, ArgumentError) as error:

@@ -79,8 +79,8 @@ def sbatch_lines(slurm: Path, grid: Path, out: Path, *options) -> set[str]:
 
 def test_slurm_is_given_an_array(slurm, inputs, tmp_path):
     grid = write_grid(tmp_path / "grid.yaml", inputs, variants=SWEPT, seeds=SEEDS)
-    given = "array=0-3%1 gpus-per-node=1 job-name=robust-vit nodes=1 open-mode=append signal=USR2@90 time=4320 wckey=submitit"
-    usual = {f"#SBATCH --{one}" for one in given.split()}
+    given = "array=0-3%1 gpus-per-node=1 job-name=robust-vit nodes=1 open-mode=append signal=USR2@90 time=4320"
+    usual = {f"#SBATCH --{one}" for one in (*given.split(), "wckey=submitit")}
     assert sbatch_lines(slurm, grid, tmp_path / "first") == usual
     options = ["--jobs", 3, "--cluster_options", "slurm_partition=gpu", "timeout_min=60", "mem_gb=8"]
     changed = {f"#SBATCH --{one}" for one in ("array=0-3%3", "partition=gpu", "time=60", "mem=8GB")}
@@ -100,8 +100,8 @@ def test_slurm_is_given_an_array(slurm, inputs, tmp_path):
 @pytest.mark.release
 @pytest.mark.parametrize("notice", [False, True])
 def test_a_preempted_run_is_queued_again_and_resumes(notice, slurm, inputs, tmp_path):
-    """The process of a Slurm job gets the signals that precede a pre-emption, with or without SIGTERM as a notice before the
-    one on which submitit queues it again, and is started again as Slurm does."""
+    """The process of a Slurm job gets the signals that precede a pre-emption, with or without SIGTERM as a notice
+    before the one on which submitit queues it again, and is started again as Slurm does."""
     out, options = tmp_path / "out", {"num_train_epochs": 30, "save_total_limit": 30}
     grid = write_grid(tmp_path / "grid.yaml", inputs, variants={"robustvit": {}}, options=options)
     assert "1 runs are submitted as 12345." in sweep(grid, out, "--cluster", "slurm")

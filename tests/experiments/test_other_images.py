@@ -1,4 +1,5 @@
-"""Objects that are pasted in other ways, and the licences of the photographs (experiments/benchmarks/other_images.py)."""
+"""Objects that are pasted in other ways, and the licences of the photographs
+(experiments/benchmarks/other_images.py)."""
 
 import numpy as np
 import pytest

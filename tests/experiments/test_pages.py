@@ -131,7 +131,8 @@ def test_words_about_differences_are_those_of_the_intervals():
 
 
 def test_results_are_of_one_commit():
-    """All files are of the same code, without edits; of the frozen runs of `improve`, with drawings and with real objects, both efforts are."""
+    """All files are of the same code, without edits; of the frozen runs of `improve`, with drawings and with real
+    objects, both efforts are."""
     commits = {run.commit for path in of_experiment.FILES for run in of_experiment.read(path).runs}
     frozen = {(name.startswith("photo"), run["commit"]) for (name, _), run in effort_runs().items()}
     assert len(commits) == 1 and len(frozen) == 2
@@ -166,7 +167,8 @@ def test_the_tested_settings_are_those_that_were_chosen(path, least):
 
 
 def test_gains_are_those_of_the_outcomes():
-    """Of two models, on 30 photographs of four images: one more is right on each photograph, then one fewer on half of them."""
+    """Of two models, on 30 photographs of four images: one more is right on each photograph, then one fewer on half of
+    them."""
     numbers = {"background": np.repeat(range(30), 4), "class": np.tile(range(4), 30)}
     groups = {"scenes": {name: " ".join(map(str, of)) for name, of in numbers.items()}}
     runs = {

@@ -32,7 +32,8 @@ def changes_of(before: str, after: str, name: str) -> tuple[float, ...]:
 
 
 def test_published_figures():
-    """Average changes of the seven models against those that the paper states in Table 1 (its seeds differ from ours)."""
+    """Average changes of the seven models against those that the paper states in Table 1 (its seeds differ from
+    ours)."""
     models = published_models()
     stated = {"imagenet-1k": -0.8, "imagenet-a": 5.8, "imagenet-r": 2.7, "imagenet-sketch": 0.9, "objectnet": 5.0}
     for name, expected in stated.items():
@@ -61,7 +62,8 @@ def test_published_figures():
 
 
 def accurate(*sides: int, name: str, labels: list[int] | None = None) -> SetResult:
-    """A set of four images, of which each side is right on the first so many, and has the others' class in its top five."""
+    """A set of four images, of which each side is right on the first so many, and has the others' class in its top
+    five."""
     results = {
         side: SideResult(np.where(np.arange(4) < right, 0, 4))
         for side, right in zip(("before", "after"), sides, strict=False)
@@ -109,7 +111,8 @@ def test_tables_of_training_classes_and_others():
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory) -> tuple[list, list, Path]:
-    """Options of two models that often differ, and of sets of the paper and ImageNet-9 in miniature; and images to train on."""
+    """Options of two models that often differ, and of sets of the paper and ImageNet-9 in miniature; and images to
+    train on."""
     root = tmp_path_factory.mktemp("inputs")
     models = [save_pretrained(tiny_vit(seed, num_labels=1000), root / str(seed)) for seed in (0, 1)]
     folders = layouts.miniatures(root / "sets")
@@ -123,7 +126,8 @@ def inputs(tmp_path_factory) -> tuple[list, list, Path]:
 
 
 def test_an_evaluation_beside_the_published_figures(inputs, tmp_path):
-    """What `robust-vit evaluate` measured, from its files of predictions, with the published figures of the model in each protocol."""
+    """What `robust-vit evaluate` measured, from its files of predictions, with the published figures of the model in
+    each protocol."""
     pair, sets, training = inputs
     options = ["--training_data", training, "--protocols", "paper", "native", "--output_dir", tmp_path]
     printed = succeed("evaluate", *pair, *sets, *options)

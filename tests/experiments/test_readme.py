@@ -1,4 +1,5 @@
-"""The list of commands in experiments/README.md: everything in the paper has one, and every command is one that there is."""
+"""The list of commands in experiments/README.md: everything in the paper has one, and every command is one that there
+is."""
 
 import re
 import shlex

@@ -134,8 +134,8 @@ def imagenet(tmp_path_factory):
     ],
 )
 def test_a_grid_of_the_paper_in_miniature(name, models, tables, imagenet, hub, tmp_path):
-    """From sweep to report for one epoch, with the paper's figures beside those that were measured: of the grid's models, in
-    miniature on the Hub, or of some of them."""
+    """From sweep to report for one epoch, with the paper's figures beside those that were measured: of the grid's
+    models, in miniature on the Hub, or of some of them."""
     grid = yaml.safe_load((ROOT / "experiments" / "grids" / f"{name}.yaml").read_text())
     grid["grid"]["model"] = models or grid["grid"]["model"]
     for model in grid["grid"]["model"]:

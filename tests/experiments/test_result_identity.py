@@ -1,4 +1,5 @@
-"""Results belong to the inputs that they are shown for: other settings, models and images are told apart or refused."""
+"""Results belong to the inputs that they are shown for: other settings, models and images are told apart or
+refused."""
 
 import json
 import shutil

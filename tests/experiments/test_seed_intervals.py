@@ -11,8 +11,8 @@ from experiments.sweeps.seed_intervals import Gains, change, mean_gain, mean_ove
 
 
 def test_the_interval_over_seeds_is_students():
-    """Of seeds with images of their own, over the means of the sets; of two, no resample is beyond both, and what a third would
-    give is."""
+    """Of seeds with images of their own, over the means of the sets; of two, no resample is beyond both, and what a
+    third would give is."""
     gains = {
         name: [
             Gains((np.arange(200) < right).astype(int), str(seed), np.arange(200), str(seed))
@@ -95,7 +95,8 @@ def test_runs_are_paired_by_model_and_seed(results):
 
 
 def test_runs_count_the_same_while_seeds_have_the_interval():
-    """Seeds of 0.15 and 0.6 have a standard error of 0.225; the quantile of Student's t is that of one degree of freedom."""
+    """Seeds of 0.15 and 0.6 have a standard error of 0.225; the quantile of Student's t is that of one degree of
+    freedom."""
     found = mean_over([0.1, 0.2, 0.6], ["0", "0", "1"])
     assert found.mean == pytest.approx(0.3) and found.seeds == 2
     margins = found.high - found.mean, found.mean - found.low

@@ -1,5 +1,5 @@
-"""`python -m experiments sis`: every figure of the table, from the saved subsets and the masks; and the subsets: published cases, exact
-backward selection, and what a subset must fulfil."""
+"""`python -m experiments sis`: every figure of the table, from the saved subsets and the masks; and the subsets:
+published cases, exact backward selection, and what a subset must fulfil."""
 
 import json
 import math
@@ -197,8 +197,8 @@ def test_a_batch_equals_its_members(model, pairs):
 
 
 def test_ranks_where_the_probability_saturates(pixel_values):
-    """Probabilities of 1e-15 and of 1 − 1e-15: the order is that of the same model with logits of ordinary size, though the
-    gradient of the probability is lost in rounding."""
+    """Probabilities of 1e-15 and of 1 − 1e-15: the order is that of the same model with logits of ordinary size,
+    though the gradient of the probability is lost in rounding."""
     images = pixel_values[:1].float().repeat(2, 1, 1, 1)
     weights = torch.randn(3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
     orders = []

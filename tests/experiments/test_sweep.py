@@ -156,7 +156,8 @@ def test_the_rate_is_chosen_on_the_validation_images(swept, tmp_path):
 
 
 def test_validation_images_of_another_size_and_without_background(inputs, tmp_path):
-    """Both models see them at the size of the training. A mask of the whole image leaves no background to be replaced."""
+    """Both models see them at the size of the training. A mask of the whole image leaves no background to be
+    replaced."""
     data = masked_folder(tmp_path / "data", train=8)
     rows = masked_rows(6, seed=1)
     rows[2]["mask"] = Image.new("L", rows[2]["image"].size, 255)

@@ -27,8 +27,8 @@ SEED_GAIN = 0.02
 
 
 def result_rows() -> list[dict]:
-    """Rows of two models, four variants and two seeds on three sets of 40 images. `robustvit` has two learning rates, of which
-    the higher forgets."""
+    """Rows of two models, four variants and two seeds on three sets of 40 images. `robustvit` has two learning rates,
+    of which the higher forgets."""
     rng = np.random.default_rng(0)
     classes = np.arange(40) % 8
     before = {name: draw(rng, 0.8 if not shifted else 0.4) for name, shifted in SETS.items()}
