@@ -21,7 +21,7 @@ from robust_vit_hf.data.find_images import find_images
 from robust_vit_hf.data.transforms import denormalize, eval_transform, pixel_levels
 from robust_vit_hf.diagnosis import diagnose as diagnosis
 from robust_vit_hf.diagnosis.diagnose import load_images
-from robust_vit_hf.diagnosis.example_strip import Composed, load_composed
+from robust_vit_hf.diagnosis.example_strip import load_composed
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
 from robust_vit_hf.diagnosis.verdict import Diagnosis
 from robust_vit_hf.evaluation.measurement import measure
@@ -34,7 +34,7 @@ from robust_vit_hf.results.predictions import read_predictions
 from ..helpers.commands import call, files_below, launch_two, succeed
 from ..helpers.layouts import bright_square, save
 from ..helpers.sessions import session_of
-from ..helpers.tiny import FEATURES, IMAGE_SIZE, LETTERS, WIDE, masked_dataset, masked_rows, save_pretrained, tiny_vit
+from ..helpers.tiny import FEATURES, IMAGE_SIZE, LETTERS, masked_dataset, masked_rows, save_pretrained, tiny_vit
 
 
 @pytest.fixture(scope="module")
@@ -148,14 +148,6 @@ def test_a_pipeline_gets_one_object_and_an_exit_status(condition, status, model,
     assert printed["diagnosis"]["before"]["measures"]["bg_gap"] == {"mean": 0.5, "low": 0.051, "high": 1.0}
 
 
-def test_a_gap_that_was_not_measured_is_no_pass(model, tmp_path):
-    masked_dataset(4).to_parquet(tmp_path / "few" / "validation-00000.parquet")  # one image of each class
-    options = ["--model", model, "--dataset", tmp_path / "few", "--output_dir", tmp_path / "out", "--fail_if"]
-    completed = call("diagnose", *options, 5)
-    assert completed.status == 1 and "--fail_if 5: no image has a BG-Gap" in completed.error
-    assert (tmp_path / "out" / "results.json").is_file() and call("diagnose", *options, "decides").status == 0
-
-
 def test_masks_are_made_where_there_are_none(model, tmp_path, caplog):
     """By DINOv2-S: kept with a contact sheet, and with columns that only a later start may need."""
     rows = [{"image": bright_square(index), "label": index % 4, "site": "ab"[index // 4]} for index in range(8)]
@@ -246,60 +238,12 @@ def test_copies_do_not_narrow_an_interval(model, tmp_path):
     assert measures[0] == measures[1] and measures[0]["bg_gap"]["low"] < measures[0]["bg_gap"]["high"]
 
 
-def test_photographs_that_are_named_otherwise_or_were_moved(model, tmp_path, monkeypatch):
-    for index in range(8):
-        folder = tmp_path / "here" / "photos" / "validation" / "abcd"[index % 4]
-        save(bright_square(index), folder / f"{index}.png")
-    command = ["diagnose", "--model", model, "--output_dir", tmp_path / "out", "--dataset"]
-    printed = succeed(*command, tmp_path / "here" / "photos")
-    monkeypatch.chdir(tmp_path / "here")
-    assert succeed(*command, "photos") == printed
-    (tmp_path / "here").rename(tmp_path / "there")
-    monkeypatch.chdir(tmp_path / "there")
-    assert succeed(*command, tmp_path / "there" / "photos") == printed
-
-
-def test_labels_and_names_of_files_that_are_none(tmp_path):
-    columns = {"image": [None] * 3, "label": [0, -2, 1]}
-    rows = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
-    rows.to_parquet(tmp_path / "wrong" / "train-00000.parquet")
-    assert find_images(str(tmp_path / "wrong"), "train").labelled().rows["label"] == [0, 1]
-    (tmp_path / "masks").mkdir()
-    Image.new("L", (4, 4)).save(tmp_path / "masks" / "1.png")
-    columns = {"image": [None] * 2, "label": [0, 1], "file_name": [None, "1.jpg"]}
-    rows = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
-    rows.to_parquet(tmp_path / "unnamed" / "train-00000.parquet")
-    found = find_images(str(tmp_path / "unnamed"), "train", masks=str(tmp_path / "masks"))
-    assert found.labelled().rows["label"] == [1]
-
-
-def test_classes_without_a_usable_mask_are_named(model, tmp_path):
-    """Also in the error where one class alone is left."""
-
-    def diagnose(left: str):
-        rows = masked_rows(8)
-        for row in rows:
-            row["mask"] = row["mask"] if "abcd"[row["label"]] in left else Image.new("L", WIDE)
-        datasets.Dataset.from_list(rows, features=FEATURES).to_parquet(tmp_path / left / "validation-00000.parquet")
-        return robust_vit_hf.diagnose(str(model), str(tmp_path / left), output_dir=tmp_path / "out" / left)
-
-    report = diagnose("acd")
-    assert report.images.rejected == 2 and "Of these classes, no image is left: b." in str(report)
-    with pytest.raises(ValueError, match="only images of `c` are left: all masks of a, b, d were rejected"):
-        diagnose("c")
-
-
 def test_images_that_must_not_be_published_are_no_examples(model, tmp_path, monkeypatch):
     monkeypatch.setattr("robust_vit_hf.diagnosis.diagnose.taken_rows", lambda _: [*range(8)])  # all are taken
     rows = masked_dataset(8).add_column("openly_licensed", [False] * 4 + [True] * 4)
     rows.to_parquet(tmp_path / "data" / "validation-00000.parquet")
     report = robust_vit_hf.diagnose(str(model), str(tmp_path / "data"), output_dir=tmp_path / "out")
     assert len(report.examples) == len(report.taken) == 4
-
-
-def test_only_on_another_background_is_a_prediction_taken_from_it():
-    example = Composed("a", "b", {}, {"before": {"original": "b", "mixed_rand": "b"}})
-    assert [example.kind("before", name) for name in ("original", "mixed_rand")] == ["other", "taken"]
 
 
 def test_the_choice_is_balanced_and_grows():
@@ -322,22 +266,6 @@ def test_at_least_two_images_of_each_class_of_a_benchmark(num_images, loaded, mo
     options = DiagnoseOptions(model="any", dataset="emoji-shift", num_images=num_images, output_dir="out")
     images = load_images(options, session_of({"before": tiny_vit()}, {}))
     assert images.name == "val" and len(images.rows) == loaded
-
-
-def test_slices_of_bundled_images(model, tmp_path, monkeypatch):
-    rows = masked_dataset(40).add_column("vendor", [*"xy"] * 20)
-    monkeypatch.setattr(emoji_shift, "CLASS_NAMES", tuple("abcd"))
-    monkeypatch.setattr(emoji_shift, "load_evaluation_sets", lambda _: {"val": rows})
-    monkeypatch.setattr(emoji_shift, "load_finetuning_splits", lambda: {"train": rows.select(range(1, 39, 2))})
-    report = robust_vit_hf.diagnose(str(model), slices=["vendor"], output_dir=tmp_path)
-    assert [row[:2] for row in report.groups[1].rows] == [["x", "20"], ["y", "20"]]
-
-
-def test_options_that_a_benchmark_does_not_have(tmp_path):
-    options = ["--split", "train", "--output_dir", tmp_path / "out"]
-    assert "leave out --split" in call("diagnose", *options).error
-    error = call("diagnose", "--dataset", "emoji-shift", *options).error
-    assert "`emoji-shift` has its own split and masks" in error and "leave out --split" in error
 
 
 def test_batches_and_other_models_do_not_change_rows():

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -20,7 +19,7 @@ from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.results.predictions import read_predictions
 
 from ..helpers.sessions import session_of
-from ..helpers.tiny import FEATURES, LETTERS, WIDE, masked_rows, save_pretrained, tiny_vit
+from ..helpers.tiny import FEATURES, WIDE, masked_rows, tiny_vit
 
 
 SIDE, COLOURS = 48, torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9], [0.9, 0.9, 0.1]])
@@ -85,13 +84,6 @@ def test_without_the_option_nothing_differs(report, photographs, tmp_path):
     results, others = (json.loads((one.folder / "results.json").read_text()) for one in (plain, report))
     assert "attributes" not in results and "attributes" not in results["settings"]
     assert results["diagnosis"] == others["diagnosis"]
-
-
-def test_the_images_that_are_taken_are_those_of_the_last_model(report, photographs, tmp_path):
-    other = save_pretrained(tiny_vit(**LETTERS), tmp_path / "other", "paper")
-    compared = diagnosed(photographs, tmp_path / "out", compare=str(other))
-    taken = pd.read_csv(tmp_path / "out" / "follows_background.csv")
-    assert len(compared.taken) == len(taken) < len(report.taken)
 
 
 def test_images_without_object_background_or_donor_give_no_attributes():

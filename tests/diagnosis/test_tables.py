@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import datasets
 import numpy as np
-import pandas as pd
 import pytest
 
 from robust_vit_hf.data.background_edits import CONDITIONS
@@ -46,25 +45,6 @@ def test_each_value_and_pair_has_its_top1_and_gap():
     assert [row[0] for row in both.rows[:4]] == ["new, farm", "new, harbour", "old, farm", "old, harbour"]
     assert both.rows[5][2].startswith("70.0") and both.title.endswith("that have no images here (1): old, hill")
     assert gaps_of_both.rows[2][2].startswith("+100.0")
-
-
-def test_values_are_read_as_names(caplog):
-    """An accent of one character or two is one name; empty text of a CSV is none."""
-    rows = datasets.Dataset.from_dict(
-        {"site": 20 * ["caf\u00e9", "cafe\u0301"], "camera": [str(one) for one in range(40)]}
-    )
-    found = {"before": diagnosis(np.ones(40, bool), np.ones(40, bool))}
-    top1, _ = slice_tables(rows, ["site"], found, {})
-    assert top1.rows[0][:2] == ["caf\u00e9", "40"]
-    assert slice_tables(rows, ["camera"], found, {}) == []
-    assert "`camera` is left out: no value has 20 images" in caplog.text
-    kinds = {"": datasets.Value("string"), float("nan"): datasets.Value("float64")}
-    kinds[-1] = datasets.ClassLabel(names=["hill", "zoo"])
-    for missing, kind in kinds.items():
-        values = {"site": [*39 * [type(missing)(1)], missing]}
-        rows = datasets.Dataset.from_dict(values, features=datasets.Features({"site": kind}))
-        with pytest.raises(ValueError, match="row 39 has no `site`"):
-            slice_tables(rows, ["site"], found, {})
 
 
 NAMES = ["cow", "boat", "cat"]
@@ -146,15 +126,6 @@ def of_24_classes(label: np.ndarray, taken_for: np.ndarray) -> dict[str, Diagnos
     return {"before": Diagnosis(own, [str(one) for one in range(24)])}
 
 
-def test_of_many_classes_the_first_are_shown():
-    """Of 24, of which each is taken for the next: the matrix would be too wide, and the sentences too many."""
-    label = np.repeat(np.arange(24), 12)
-    diagnoses = of_24_classes(label, (label + 1) % 24)
-    pairs = pair_table(diagnoses, {})
-    assert len(pairs) == 24 and len(advice(pairs, diagnoses)) == 3 and matrices(pairs) == []
-    assert len(taken_rows(diagnoses["before"])) == 20
-
-
 def test_a_pair_by_chance_among_many_is_no_advice():
     """The images of one class of 24 are taken for the next: 3 of 3, which would be certain of one pair alone, are not."""
     for count, advised in ((3, 0), (12, 1)):
@@ -163,11 +134,3 @@ def test_a_pair_by_chance_among_many_is_no_advice():
         pairs = pair_table(diagnoses | {"after": diagnoses["before"]}, {})  # of as many pairs of each model
         assert pairs["at_least"][0] == pytest.approx((0.05 / 24) ** (1 / count))  # of Clopper and Pearson for n of n
         assert len(advice(pairs, diagnoses)) == advised, diagnoses["before"].sentence
-
-
-def test_nothing_to_photograph():
-    alone = columns() | {"mixed_rand": np.full(24, -1)}
-    diagnoses = {"before": Diagnosis(alone, NAMES)}
-    pairs = pair_table(diagnoses, {})
-    assert isinstance(pairs, pd.DataFrame) and pairs.empty
-    assert advice(pairs, diagnoses) == [] and matrices(pairs) == []

@@ -13,7 +13,6 @@ from PIL import Image
 from transformers import ViTImageProcessor
 
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
-from robust_vit_hf.data.classes import class_names, wnids
 from robust_vit_hf.evaluation.accuracy import Accuracy, measure_accuracy, set_result
 from robust_vit_hf.evaluation.measurement import measure, save_predictions
 from robust_vit_hf.evaluation.other_backgrounds import Attributes, Backgrounds
@@ -153,25 +152,6 @@ def test_nan_logits_name_the_image():
     for relevance in (False, True):
         with pytest.raises(ValueError, match=r"noise, before: the logits of `1\.jpg` are NaN or infinite"):
             evaluate_one(model, EvaluationSet.of(dataset), batch_size=2, relevance=relevance)
-
-
-def test_a_model_of_other_classes_is_refused():
-    rows = EvaluationSet.of(masked_dataset(4), num_classes=10)
-    for of_set, message in (
-        (rows, "10 classes, but the model has 4"),
-        (EvaluationSet(rows.dataset, [[7]] * 4), "8 classes, but the model has 4"),
-        (EvaluationSet(rows.dataset, [[]] * 4), "no usable image: none of its 4 images has a label"),
-    ):
-        with pytest.raises(ValueError, match=f"`noise` has {message}"):
-            evaluate_one(tiny_vit(), of_set)
-
-
-def test_names_of_classes_are_those_of_a_model_with_another_order():
-    names, unnamed = dict(enumerate(reversed(wnids()))), {label: f"LABEL_{label}" for label in range(1000)}
-    model, rows = tiny_vit(num_labels=1000), EvaluationSet.of(masked_dataset(4))
-    for given, expected in ((names, names), (unnamed, dict(enumerate(class_names())))):
-        model.config.id2label = given
-        assert session_of({"before": model}, {"imagenet-a": replace(rows, class_names=None)}).label_names == expected
 
 
 def test_predictions_are_read_again_and_kept_in_one_file(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from ..helpers.metrics import CLASSES, OF_GROUPS, SCRIPTS, add, example, in_batches, load, noise, streaming
+from ..helpers.metrics import CLASSES, SCRIPTS, add, example, in_batches, load, noise, streaming
 from ..helpers.tiny import ROOT
 
 
@@ -95,20 +95,6 @@ def test_a_copied_folder_needs_evaluate_and_numpy_alone(tmp_path):
         assert {key: results[name][key] for key in expected} == pytest.approx(expected), name
 
 
-@every_metric
-def test_pushed_as_it_is(name, hub, tmp_path):
-    hub.add("spaces", f"user/{name}", ROOT / "eval" / name)
-    metric = evaluate.load(f"user/{name}", revision="main", cache_dir=str(tmp_path))
-    assert metric.compute(**example(name)) == load(name).compute(**example(name))
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_the_card_cites_what_the_script_does(name):
-    groups = ("groups",) if name in OF_GROUPS else ()
-    citation = load(name, *groups).citation
-    assert f"```bibtex\n{citation.strip()}\n```" in (ROOT / "eval" / name / "README.md").read_text(encoding="utf-8")
-
-
 @pytest.mark.parametrize("name, settings", CASES)
 def test_batches_and_order_do_not_matter(name, settings):
     """Nor does it matter whether the script or the class computes, to the last bit."""
@@ -172,15 +158,6 @@ def test_a_batch_that_raises_is_not_added(name, make):
     assert metric.compute() == load(name).compute(**{key: column[:4] for key, column in columns.items()})
 
 
-@every_metric
-@script_and_class
-def test_unequal_lengths(name, make):
-    columns, metric = example(name), make(name)
-    with pytest.raises(ValueError, match=r"shorter|Mismatch"):
-        add(metric, predictions=columns["predictions"][:3], references=columns["references"][:2])
-        metric.compute()
-
-
 @pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "relevance_segmentation"])
 def test_unknown_settings(name):
     """The base class ignores them, so that a misspelt one would go unnoticed."""
@@ -196,21 +173,10 @@ MAPS = ("relevance_segmentation", {})
     "metric, columns, error",
     [
         (("robust_accuracy", {"class_subset": [0, 2]}), {}, r"class_subset: expected ids of the 2 .* \[0 2\]"),
-        (("calibration", {"class_subset": [-1, 0]}), {}, r"class_subset: expected ids .* \[-1  0\]"),
-        (("calibration", {}), {"predictions": [0.0, 1.0]}, r"predictions: .* shape \(2,\)"),
-        (("calibration", {}), {"predictions": [[[0.0, 1.0]]] * 2}, r"predictions: .* shape \(2, 1, 2\)"),
         (MAPS, {"predictions": [[[0.5, 1]]] * 2, "references": [[[0], [1]]] * 2}, r"image 0 .* \(1, 2\) .* \(2, 1\)"),
-        (MAPS, {"predictions": [np.ones((3, 2, 2))], "references": [np.ones((2, 2))]}, r"image 0 .* \(3, 2, 2\)"),
         (MAPS, {"predictions": [[[np.inf, 1]]] * 2, "references": [[[0, 1]]] * 2}, "image 0 .* NaN or infinity"),
-        (MAPS, {"predictions": [[[0.5, 1]]] * 2, "references": [[[0, np.nan]]] * 2}, "image 0 .* NaN or infinity"),
-        (GAP, {"groups": ["mixed_same"]}, "Mismatch in the number .* groups"),
         (GAP, {"groups": ["mixed_same", "mixd_rand"]}, r"expected images of mixed_rand, but got \['mixd_rand'"),
-        (GAP, {"groups": ["a", "b"], "predictions": [[0, 1], [np.nan, 0]]}, "logits of image 1 are NaN"),
-        (GAP, {"groups": ["a", "b"], "predictions": [0.0, 1.0]}, "axis 1"),
-        (WORST, {"groups": ["a", "b"]}, r"weight for each of \['a', 'b'\].* {'a': 1.0}"),
         (WORST, {"groups": ["a", None]}, "groups: expected a name"),
-        (WORST, {"groups": ["a", math.nan]}, "groups: expected a name"),
-        (("worst_group_accuracy", {}), {"groups": ["a", "b"], "references": [[], []]}, "weight for each of .* got {}"),
     ],
 )
 def test_what_does_not_fit_is_named(metric, columns, error):
@@ -219,33 +185,15 @@ def test_what_does_not_fit_is_named(metric, columns, error):
         load(name, **settings).compute(**columns)
 
 
-@pytest.mark.parametrize("weight", [math.nan, math.inf, -1.0])
-def test_a_weight_that_is_none(weight):
-    with pytest.raises(ValueError, match="weight of the group b is"):
-        load("worst_group_accuracy", group_weights={"a": 1.0, "b": weight})
-
-
 @pytest.mark.parametrize(
     "name, settings, predictions, reference, message",
     [
         ("robust_accuracy", {}, [[0.0, 1.0]], 2, "reference of image 0"),
-        ("robust_accuracy", {}, [[-np.inf, -np.inf]], 1, "-inf for every class"),
-        ("robust_accuracy", {}, [[0.0, 1.0]], -2, "reference of image 0"),
-        ("robust_accuracy", {}, [[0.0, 1.0]], 0.5, "integer"),
-        ("robust_accuracy", {}, [[0.0, 1.0]], "cat", "integer"),
         ("robust_accuracy", {}, [[3, 3]], 1, "different ids"),
-        ("robust_accuracy", {}, [[3, -1]], 1, "different ids"),
         ("robust_accuracy", {}, ["LABEL_1"], 1, "label_mapping"),
         ("robust_accuracy", {"class_subset": [0, 2]}, [[0.0, 1.0, 0.0]], 1, "class_subset"),
-        ("robust_accuracy", {"class_subset": [0, 2]}, [[0, 1]], 0, "class_subset"),
-        ("calibration", {}, [[0.0, 1.0]], 2, "the reference"),
-        ("calibration", {}, [[0.0, 1.0]], 0.5, "integer"),
         ("calibration", {}, [[0.0, np.inf]], 1, "image 0"),
-        ("calibration", {}, [[-np.inf, -np.inf]], 1, "no NaN or infinity"),
         ("calibration", {"from_logits": False}, [[0.9, 0.3]], 1, "sum to 1"),
-        ("calibration", {"from_logits": False}, [[1.5, -0.5]], 1, "sum to 1"),
-        ("calibration", {"from_logits": False, "class_subset": [0]}, [[0.0, 1.0]], 0, "exceed 0 in class_subset"),
-        ("calibration", {"class_subset": [0]}, [[0.0, 1.0]], 1, "class_subset"),
     ],
 )
 def test_a_row_that_does_not_fit_is_refused(name, settings, predictions, reference, message):

@@ -7,7 +7,7 @@ from matplotlib.container import ErrorbarContainer
 
 from robust_vit_hf.results import summary
 from robust_vit_hf.results.intervals import NUM_RESAMPLES, mean_change
-from robust_vit_hf.results.plots import accuracy_figure, class_figure, figure_bytes
+from robust_vit_hf.results.plots import accuracy_figure
 from robust_vit_hf.results.run_results import Run, SetResult, SideResult
 from robust_vit_hf.results.tables import Table
 
@@ -105,21 +105,6 @@ def test_training_classes_and_the_others():
     assert "classes" not in summary.tables_of(Run({"a": both}))[-1].head
 
 
-def test_images_without_a_label_are_in_no_group_of_classes():
-    labels = np.array([0, 1, 1, -1, -1])
-    sides = {
-        name: SideResult(np.where(np.array(predicted) == labels, 0, 5), num_ranked=1)
-        for name, predicted in (("before", [0, 1, 6, 6, 6]), ("after", [6, 1, 1, 6, 6]))
-    }
-    run = Run({"a": SetResult("a", sides, labels)}, frozenset([0]))
-    groups = [(row["num_images"], row["top1_before"], row["top1_after"]) for row in summary.class_groups(run)]
-    assert groups == [(1, 1, 0), (2, 0.5, 1)]
-    assert [row[3:] for row in summary.class_group_table(summary.class_groups(run)).rows] == [
-        ["100.0", "0.0", "-100.0"],
-        ["50.0", "100.0", "+50.0"],
-    ]
-
-
 def test_class_changes_are_sorted():
     labels = [3] * 2 + [8] * 5 + [9]
     before, after = ([True, False, *first(1, 5), True], [False, False, *first(3, 5), True])
@@ -147,12 +132,6 @@ def test_bars_have_the_interval_of_the_change_at_their_ends():
     for row, line in zip(rows, drawn.lines[2][0].get_segments(), strict=True):
         ends = [100 * (row["top1_before"] + row[f"change_{end}"]) for end in ("low", "high")]
         assert line[:, 1].tolist() == pytest.approx(ends, abs=1e-6) and ends[0] < 100 * row["top1_after"] < ends[1]
-
-
-def test_names_of_classes_do_not_break_a_figure():
-    """Text between dollar signs is no mathematics."""
-    figure = class_figure({0: 0.5, 1: -0.5}, {0: "$\\frac{0$", 1: "b"}, "50 $ and $5")
-    assert figure_bytes(figure, "png") and figure.axes[0].get_xticklabels()[0].get_text() == r"\$\frac{0\$"
 
 
 def test_names_of_classes_and_sets_do_not_break_a_table():

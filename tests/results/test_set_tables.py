@@ -11,12 +11,10 @@ import torch
 from PIL import Image
 
 from robust_vit_hf import make_image_processor
-from robust_vit_hf.data.groups import groups_of
 from robust_vit_hf.data.known_sets import IMAGENET_9_VARIATIONS
 from robust_vit_hf.data.layouts.official import CLASSES
-from robust_vit_hf.evaluation.sets import EvaluationSet, own_set
+from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.results import set_tables
-from robust_vit_hf.results.intervals import Bootstrap, Difference
 
 from ..helpers import layouts
 from ..helpers.commands import succeed
@@ -47,11 +45,6 @@ def test_measures_over_imagenet_9_and_counteranimal():
     # The spread of a difference of two sets of 200 images: 1.96 · 100 · √((0.8 · 0.2 + 0.6 · 0.4) / 200) = 8.8
     low, high = (float(end) for end in table.rows[0][1].split("[")[1].rstrip("]").split(", "))
     assert 20 - low == pytest.approx(8.8, abs=0.6) and high - 20 == pytest.approx(8.8, abs=0.6)
-
-
-def test_object_focus_of_a_model_that_is_never_right():
-    found = set_tables.object_focus(np.array([0.0, 0.0, 0.5]), np.array([0.1, 0.0, 0.1]))
-    assert np.isnan(found[:2]).all() and found[2] == pytest.approx(0.8)
 
 
 def test_one_model_and_no_such_sets():
@@ -114,19 +107,6 @@ def test_evaluate_imagenet_9(imagenet_9):
     ] and "Reliance on the background" in printed  # fmt: skip
 
 
-def test_unlabelled_images_and_one_class_alone(tmp_path):
-    """Neither counts for what is measured by masks, nor breaks it."""
-    rows = masked_dataset(6)
-    labels = datasets.Dataset.from_dict(
-        {"label": [0, None, 0, 0, None, 0]}, features=datasets.Features({"label": rows.features["label"]})
-    )
-    rows = datasets.concatenate_datasets([rows.remove_columns("label"), labels], axis=1)
-    rows.to_parquet(tmp_path / "data" / "validation-00000.parquet")
-    model = save_pretrained(tiny_vit(), tmp_path / "model", "paper")
-    options = ["--model", model, "--dataset", tmp_path / "data", "--output_dir", tmp_path / "out"]
-    assert "| validation | before | 4 |" in succeed("evaluate", *options, "--cut_out")
-
-
 def test_diagnose_beside_imagenet_9(model, imagenet_9, tmp_path):
     """A model of ImageNet on photographs of its own classes, and on ImageNet-9: the same measures, those of the sets."""
     root, _, measured = imagenet_9
@@ -167,19 +147,6 @@ def test_the_worst_group_and_the_weighted_average():
     assert ends["worst group"] < min(ends["a"], ends["b"]) - 1  # the lower of two varies less than each
 
 
-def test_groups_of_the_training_without_images_are_named():
-    groups, weights = np.repeat(np.array(["a", "b"], dtype=object), 100), dict.fromkeys("fedcba", 1.0)
-    birds = result("test", groups=groups, weights=weights, before=0.5, after=1.0)
-    (table,) = set_tables.group_tables(run_of(birds))
-    assert table.title.endswith("Without groups of the training that have no images here (4): c, d, e, …")
-    birds.group_weights.pop("f")
-    assert set_tables.group_tables(run_of(birds))[0].title.endswith(
-        "Without groups of the training that have no images here (3): c, d, e"
-    )
-    birds.group_weights.clear()
-    assert "Without" not in set_tables.group_tables(run_of(birds))[0].title
-
-
 def test_many_groups():
     """More than 100 have no rows of their own; their number, the worst and the average are those that few groups would have."""
     few = np.repeat(np.array(["a", "b", "c"], dtype=object), [60, 60, 80])
@@ -202,13 +169,6 @@ def test_many_groups():
     assert [row[2:] for row in within.rows] == [row[2:] for row in expected.rows[-2:]]
 
 
-def test_a_group_of_one_image_changes_by_at_most_all():
-    changed = Bootstrap(np.zeros(9), 1).interval(Difference)
-    assert (changed.low, changed.high) == (-1, 1)
-    few, many = (Bootstrap(np.ones(9), count) for count in (10, 100))
-    assert [(one - few).interval(Difference).high for one in (few, many)] == [0.3, 0.3]  # the fewer images count
-
-
 @pytest.mark.parametrize(
     "groups",
     [np.repeat(range(40), 2), np.concatenate([np.repeat(range(6), 20), range(6, 36)])],
@@ -227,34 +187,6 @@ def test_groups_that_a_draw_of_all_images_would_miss(groups):
 def birds(groups):
     dataset = masked_dataset(len(groups))
     return dataset.add_column("group", groups)
-
-
-def test_training_groups_that_are_no_weights(tmp_path):
-    """Those of the evaluated images themselves, and some that cannot be read."""
-    birds([-1, -1, 7]).to_parquet(tmp_path / "train-00000.parquet")
-    birds([-1, 7]).to_parquet(tmp_path / "test-00000.parquet")
-    for split in ("train", "train[:2]"):
-        assert own_set(str(tmp_path), split).group_weights is None
-    assert own_set(str(tmp_path), "test").group_weights == {"-1": 2 / 3, "7": 1 / 3}
-    birds(["x", None, "y"]).to_parquet(tmp_path / "train-00000.parquet")
-    with pytest.raises(ValueError, match="`train`: row 1 has no `group`"):
-        own_set(str(tmp_path), "test")
-
-
-def test_equal_outcomes_of_a_few_images_have_an_interval(tmp_path):
-    """Three images that are all right do not show that all are: the rule of three."""
-    groups = np.array(["a"] * 3 + ["b"] * 100, dtype=object)
-    (table,) = set_tables.group_tables(run_of(result("test", 103, groups=groups, before=1.0, after=1.0)))
-    cells = {row[0]: row[2:] for row in table.rows}
-    assert cells["a"] == ["100.0 [0.0, 100.0]", "100.0 [0.0, 100.0]", "+0.0 [-100.0, +100.0]"]
-    assert cells["b"] == ["100.0 [97.0, 100.0]", "100.0 [97.0, 100.0]", "+0.0 [-3.0, +3.0]"]
-    assert cells["worst group"] == cells["a"]
-
-
-@pytest.mark.parametrize("values", [["x", None], ["x", ""], [1.0, float("nan")]])
-def test_images_without_a_group_are_refused(values):
-    with pytest.raises(ValueError, match="`photos`: row 1 has no `group`: give every image one, or remove"):
-        groups_of(datasets.Dataset.from_dict({"group": values}), "photos")
 
 
 def test_groups_of_a_diagnosis(tmp_path):
