@@ -19,7 +19,6 @@ labels, images that the model is unsure of weigh more), https://huggingface.co/p
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -46,8 +45,8 @@ from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import write_json
 
 from ..scripts import script_parser
-from ..sweeps.bounded_choice import Candidate, choose
 from ..sweeps.seed_intervals import Gains, mean_gain
+from .last_layer import choose_layer
 
 
 SEEDS, COMPOSITES, MAX_LOSS = range(10, 15), 6, 2.0
@@ -59,17 +58,6 @@ SOLVER = {"gtol": 1e-9, "ftol": 0, "maxiter": 2000, "maxfun": 4000}
 FLAT = 1e-7  # the highest slope of a converged loss
 TESTS, TEST_IMAGES = ("background_new", "val", "background_random"), 300
 Objective = Callable[[np.ndarray], tuple[float, np.ndarray]]  # of the losses of images: a value, and its gradient
-
-
-@dataclass(frozen=True, eq=False)
-class Chosen(Candidate):
-    """A layer between the model's and a new one."""
-
-    layer: Layer | None = None
-
-    @classmethod
-    def of_layer(cls, features: Outputs, layer: Layer, settings: str = "none") -> "Chosen":
-        return cls.of(features.mapped(layer.logits), name=settings, layer=layer)
 
 
 class Features:
@@ -177,18 +165,6 @@ def fitted(start: Layer, features: np.ndarray, labels: np.ndarray, objective: Ob
     return Layer(start.weight + change[:, :-1] / scale, start.bias + change[:, -1])
 
 
-def chosen_layers(found: Features) -> dict[str, Chosen]:
-    """The layer of each method that the criterion chooses on validation images."""
-    before, candidates = Chosen.of_layer(found.selection, found.own), {}
-    for method, settings, layer in layers(found):
-        for weight in INTERPOLATION_WEIGHTS:
-            between = Chosen.of_layer(
-                found.selection, found.own.interpolated(layer, weight), f"{settings}, share {weight:g}"
-            )
-            candidates.setdefault(method, [before]).append(between)
-    return {method: choose(of_method, before, MAX_LOSS) for method, of_method in candidates.items()}
-
-
 def gains(found: Features, layer: Layer, seed: int) -> dict[str, Gains]:
     """Gains on the tests; images of new backgrounds are drawn with their photograph."""
     names, values = list(NEW_BACKGROUNDS), {}
@@ -211,9 +187,13 @@ def main() -> None:
         model = Models(f"runs/emoji-bias-{seed}", protocol="paper")
         with open_session(model, arguments.output_dir / str(seed), bf16=arguments.bf16) as session:
             found = Features(session, seed)
-        for method, one in chosen_layers(found).items():
-            settings.setdefault(method, []).append(one.name)
-            for name, of_set in gains(found, one.layer, seed).items():
+        made: dict[str, dict[str, Layer]] = {}
+        for method, name, layer in layers(found):
+            made.setdefault(method, {})[name] = layer
+        for method, of_method in made.items():
+            layer, name = choose_layer(found.own, of_method, found.selection, INTERPOLATION_WEIGHTS, MAX_LOSS)
+            settings.setdefault(method, []).append("none" if layer is found.own else name)
+            for name, of_set in gains(found, layer, seed).items():
                 measured.setdefault(method, {}).setdefault(name, []).append(of_set)
     results = {
         method: {"chosen": settings[method]} | {name: str(mean_gain({name: of})) for name, of in of_method.items()}

@@ -40,7 +40,7 @@ from robust_vit_hf.training.methods.augmentations import load_backgrounds
 from robust_vit_hf.utils.environment import environment
 
 from ..scripts import script_parser
-from ..sweeps.bounded_choice import Candidate, choose
+from ..sweeps.bounded_choice import Setting, choose_setting
 from .digits import texture
 from .outcomes import read_outcomes, write_outcomes
 
@@ -103,17 +103,21 @@ def write_textures(rows: datasets.Dataset, folder: Path) -> None:
 
 
 def choose_layer(
-    own: Layer, layers: Layers, selection: Outputs, weights: Sequence[float] = INTERPOLATION_WEIGHTS
+    own: Layer,
+    layers: Layers,
+    selection: Outputs,
+    weights: Sequence[float] = INTERPOLATION_WEIGHTS,
+    max_loss: float = MAX_LOSS,
 ) -> tuple[Layer, str]:
     """The layer between the model's own and a new one that the criterion of bounded_choice.py chooses by the features
     of selection images, and how it was made."""
-    before = Candidate.of(selection.mapped(own.logits))
+    before = Setting.of(selection.mapped(own.logits))
     candidates = [
-        Candidate.of(selection.mapped(own.interpolated(layer, weight).logits), name=name, weight=weight)
+        Setting.of(selection.mapped(own.interpolated(layer, weight).logits), name=name, weight=weight)
         for name, layer in layers.items()
         for weight in weights
     ]
-    best = choose([before, *candidates], before, MAX_LOSS)
+    best = choose_setting([before, *candidates], before, max_loss)
     return own.interpolated(layers[best.name], best.weight) if best.weight else own, f"{best.name}, {best.weight:g}"
 
 

@@ -103,7 +103,8 @@ def soak() -> str:
     runs = [benchmark("soak")[name] for name in ("improve", "sweep")]
     faults = sum(sum(of["faults"].values()) for of in runs)
     ends, equal = (sum(of[key] for of in runs) for key in ("ends", "equal to the unbroken run"))
-    return text("soak", faults=faults, ends=ends, equal="all" if equal == ends else equal)
+    outcome = runs[0]["its outcome"]
+    return text("soak", faults=faults, ends=ends, equal="all" if equal == ends else equal, outcome=outcome)
 
 
 BLOCKS: dict[str, Callable[[], str]] = {

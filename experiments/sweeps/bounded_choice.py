@@ -12,7 +12,7 @@ from robust_vit_hf.evaluation.other_backgrounds import Outputs
 
 
 @dataclass(frozen=True, eq=False)
-class Candidate:
+class Setting:
     """A setting, measured on validation images.
 
     Args:
@@ -39,29 +39,29 @@ class Candidate:
     def top1(self) -> float:
         return float(np.nanmean(self.mixed_rand))
 
-    def fall(self, before: "Candidate") -> float:
+    def fall(self, before: "Setting") -> float:
         return float(np.nanmean(before.original) - np.nanmean(self.original))
 
 
-def loses_too_much(candidate: Candidate, before: Candidate, max_loss: float) -> bool:
+def loses_too_much(setting: Setting, before: Setting, max_loss: float) -> bool:
     """Whether top-1 on the original images falls by more than `max_loss` points, rounded up to whole images."""
     count = int((~np.isnan(before.original)).sum())
-    return round(candidate.fall(before) * count) > math.ceil(max_loss / 100 * count - 1e-9)
+    return round(setting.fall(before) * count) > math.ceil(max_loss / 100 * count - 1e-9)
 
 
-def rank(candidates: Sequence[Candidate], before: Candidate, max_loss: float) -> list[Candidate]:
+def rank(settings: Sequence[Setting], before: Setting, max_loss: float) -> list[Setting]:
     """Order by the criterion: those that do not lose too much by top-1 on other backgrounds, then the others by their
     fall."""
 
-    def key(candidate: Candidate) -> tuple:
-        fall, top1 = candidate.fall(before), candidate.top1()
-        exceeds = loses_too_much(candidate, before, max_loss)
-        return (exceeds, fall if exceeds else -top1, fall, *candidate.strength)
+    def key(setting: Setting) -> tuple:
+        fall, top1 = setting.fall(before), setting.top1()
+        exceeds = loses_too_much(setting, before, max_loss)
+        return (exceeds, fall if exceeds else -top1, fall, *setting.strength)
 
-    return sorted(candidates, key=key)
+    return sorted(settings, key=key)
 
 
-def choose(candidates: Sequence[Candidate], before: Candidate, max_loss: float) -> Candidate:
+def choose_setting(settings: Sequence[Setting], before: Setting, max_loss: float) -> Setting:
     """Of those that do not lose too much, and whose top-1 on the backgrounds of other classes is within one standard
     error of the highest, the one with the highest top-1 on the original images. If all lose too much, the one that
     loses least.
@@ -70,15 +70,15 @@ def choose(candidates: Sequence[Candidate], before: Candidate, max_loss: float) 
     is that of the difference, paired by image (the "1-SE rule" of https://doi.org/10.1201/9781315139470, section
     3.4.3).
     """
-    order = rank(candidates, before, max_loss)
+    order = rank(settings, before, max_loss)
     best = order[0]
 
-    def is_as_good(candidate: Candidate) -> bool:
-        difference = candidate.mixed_rand - best.mixed_rand
+    def is_as_good(setting: Setting) -> bool:
+        difference = setting.mixed_rand - best.mixed_rand
         known = difference[~np.isnan(difference)]
         error = known.std(ddof=1) / math.sqrt(len(known)) if len(known) > 1 else 0.0
         return bool(known.mean() >= -error - 1e-12)
 
-    good = [candidate for candidate in order if is_as_good(candidate)]
-    allowed = [candidate for candidate in good if not loses_too_much(candidate, before, max_loss)]
-    return min(allowed, key=lambda candidate: candidate.fall(before), default=best)
+    good = [setting for setting in order if is_as_good(setting)]
+    allowed = [setting for setting in good if not loses_too_much(setting, before, max_loss)]
+    return min(allowed, key=lambda setting: setting.fall(before), default=best)

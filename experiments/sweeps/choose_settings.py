@@ -9,7 +9,7 @@ import numpy as np
 
 from robust_vit_hf.results.tables import Table, percent
 
-from .bounded_choice import Candidate, choose, loses_too_much
+from .bounded_choice import Setting, choose_setting, loses_too_much
 from .results_parquet import MEASUREMENT_OPTIONS, ResultsFile
 from .runs import Run
 
@@ -105,7 +105,7 @@ def _choose_learning_rate(name: str, by_setting: BySetting, bound: float) -> tup
 
 
 @dataclass(frozen=True, eq=False)
-class _Setting(Candidate):
+class _Swept(Setting):
     key: tuple = ()  # see [`setting_of`]
 
     @property
@@ -115,9 +115,9 @@ class _Setting(Candidate):
 
 
 def _choose_by_mixed_rand(name: str, by_setting: BySetting, bound: float) -> tuple[tuple, list[list[str]]]:
-    """The criterion of [`choose`]."""
+    """The criterion of [`choose_setting`]."""
     settings, before = _measured(name, by_setting)
-    best = choose(settings, before, 100 * bound)
+    best = choose_setting(settings, before, 100 * bound)
     rows = []
     for setting in settings:
         rate, *weights = setting.key
@@ -131,7 +131,7 @@ def _choose_by_mixed_rand(name: str, by_setting: BySetting, bound: float) -> tup
     return best.key, rows
 
 
-def _measured(name: str, by_setting: BySetting) -> tuple[list[_Setting], Candidate]:
+def _measured(name: str, by_setting: BySetting) -> tuple[list[_Swept], Setting]:
     """Settings, and the original model, on the validation images of the seeds that all settings have."""
     shared = sorted(set.intersection(*map(set, by_setting.values())))
     if not shared or len({run.epochs for runs in by_setting.values() for run in runs.values()}) > 1:
@@ -141,8 +141,8 @@ def _measured(name: str, by_setting: BySetting) -> tuple[list[_Setting], Candida
             "settings out, before one is chosen."
         )
     compared = {key: [runs[seed] for seed in shared] for key, runs in by_setting.items()}
-    settings = [_Setting(*_values(runs, "after"), key=key) for key, runs in compared.items()]
-    return settings, Candidate(*_values(next(iter(compared.values())), "before"))
+    settings = [_Swept(*_values(runs, "after"), key=key) for key, runs in compared.items()]
+    return settings, Setting(*_values(next(iter(compared.values())), "before"))
 
 
 def _values(runs: Sequence[Run], side: str) -> tuple[np.ndarray, np.ndarray]:
@@ -155,7 +155,7 @@ def _values(runs: Sequence[Run], side: str) -> tuple[np.ndarray, np.ndarray]:
     return of_condition[0], of_condition[1]
 
 
-def _edges(best: _Setting, settings: list[_Setting]) -> str:
+def _edges(best: _Swept, settings: list[_Swept]) -> str:
     """What of the chosen setting is the highest or lowest of several in the grid."""
     columns: dict[str, set] = defaultdict(set)
     for rate, *tuned in (setting.key for setting in settings):

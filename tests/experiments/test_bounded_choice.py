@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from experiments.sweeps.bounded_choice import Candidate, choose, rank
+from experiments.sweeps.bounded_choice import Setting, choose_setting, rank
 
 
-def measured(top1: float, home: float, weight: float = 1.0, count: int = 100) -> Candidate:
+def measured(top1: float, home: float, weight: float = 1.0, count: int = 100) -> Setting:
     """Right on shares of the images."""
     mixed_rand, original = ((np.arange(count) < round(count * share)).astype(float) for share in (top1, home))
-    return Candidate(mixed_rand, original, "swap", weight)
+    return Setting(mixed_rand, original, "swap", weight)
 
 
 BEFORE = replace(measured(0.3, 0.95, 0.0), name="original")
@@ -36,14 +36,14 @@ def test_the_bound_is_rounded_up_to_whole_images():
 def test_among_those_within_one_standard_error_the_mildest_is_chosen():
     """Of 100 images, one fewer is within it, and ten fewer are not."""
     best, as_good, worse = measured(0.6, 0.94), measured(0.59, 0.97), measured(0.5, 0.99)
-    assert choose([BEFORE, best, as_good, worse], BEFORE, max_loss=1.0) is as_good
-    assert choose([BEFORE, best, worse], BEFORE, max_loss=1.0) is best
+    assert choose_setting([BEFORE, best, as_good, worse], BEFORE, max_loss=1.0) is as_good
+    assert choose_setting([BEFORE, best, worse], BEFORE, max_loss=1.0) is best
     costly = measured(0.9, 0.8)
-    assert choose([BEFORE, costly, worse], BEFORE, max_loss=1.0) is worse
-    assert choose([BEFORE], BEFORE, max_loss=1.0) is BEFORE
+    assert choose_setting([BEFORE, costly, worse], BEFORE, max_loss=1.0) is worse
+    assert choose_setting([BEFORE], BEFORE, max_loss=1.0) is BEFORE
     # Of two images, one is a standard error of the sample, which is larger than that of all by the root of two.
     before, best, milder = (measured(*of, count=2) for of in ((0.0, 1.0), (1.0, 0.5), (0.5, 1.0)))
-    assert choose([before, best, milder], before, max_loss=1.0) is milder
+    assert choose_setting([before, best, milder], before, max_loss=1.0) is milder
 
 
 def test_images_that_do_not_count_are_left_out():
