@@ -7,6 +7,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -55,6 +56,10 @@ def columns_of(folder: Path, split: str = "validation", side: str = "before") ->
 def test_predictions_are_those_of_the_composed_images(model, photographs, diagnosed):
     """Composed and classified once more, image by image."""
     found, rows = columns_of(diagnosed[0]), masked_dataset(24)
+    written = pd.read_parquet(diagnosed[0] / "predictions.parquet")
+    assert len(written) == 24 * len(CONDITIONS)
+    only_bg = written[written["condition"] == "only_bg"]
+    assert only_bg["prediction"].tolist() == found["only_bg"] and only_bg["label"].tolist() == found["label"]
     processor, network = make_image_processor("paper", IMAGE_SIZE), tiny_vit(**LETTERS)
     batch = rows.with_transform(eval_transform(processor))[:]
     images, masks = batch["pixel_values"], batch["mask"]

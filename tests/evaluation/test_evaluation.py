@@ -168,6 +168,10 @@ def test_predictions_are_read_again_and_kept_in_one_file(tmp_path, monkeypatch):
         [label] for label in LABELS[:6]
     ]
     assert {*saved["digest"]} == {session.sets["noise"].digest}
+    written = pd.read_parquet(tmp_path / "predictions.parquet")
+    first = ["set", "model", "image", "condition", "label", "prediction", "probability"]
+    assert [*written.columns[:7]] == first and {*written["condition"]} == {"original"}
+    assert written["prediction"].tolist() == [best[0] for best in saved["predictions"]]
     assert scores_of(saved) == result.sides["before"].scores
     monkeypatch.setattr(Accuracy, "measure", lambda *_: pytest.fail("measured again"))
     again = measure_accuracy(session)["noise"].sides["before"]
