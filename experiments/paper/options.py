@@ -18,8 +18,8 @@ class ReportOptions(Options):
       python -m experiments report runs/emoji-shift-grid runs/emoji-shift-others --output_dir runs/report
       python -m experiments report runs/report/results.parquet --output_dir runs/report
 
-    Of several settings of a method, the one is shown that the criterion of the grid chooses on the validation images (see
-    experiments/sweeps.md).
+    Of several settings of a method, the one is shown that the criterion of the grid chooses on the validation images
+    (see experiments/sweeps.md).
     """
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("sources",)
@@ -30,15 +30,16 @@ class ReportOptions(Options):
 
 @dataclass(kw_only=True)
 class SubsetOptions(SetsOptions, PrecisionOptions):
-    """Find few pixels of an image that are enough for a confident prediction of a class: of the label or of any other. These
-    sufficient input subsets (SIS) are the paper's Figure 5. For any image classifier.
+    """Find few pixels of an image that are enough for a confident prediction of a class: of the label or of any other.
+    These sufficient input subsets (SIS) are the paper's Figure 5. For any image classifier.
 
-      python -m experiments sis --compare runs/emoji-shift                          the bundled model and sets, before and after finetuning
-      python -m experiments sis --images dog.jpg --classes dog bicycle              any image and any class
-      python -m experiments sis --model vit-b --sets imagenet-1k=sets/imagenet-1k --classes 368 792 --output_dir runs/vit-b-sis
+      python -m experiments sis --compare runs/emoji-shift              the bundled model and sets, before and after
+      python -m experiments sis --images dog.jpg --classes dog bicycle  any image and any class
+      python -m experiments sis --model vit-b --sets imagenet-1k=sets/imagenet-1k --classes 368 792 \\
+          --output_dir runs/vit-b-sis
 
-    Pixels are masked by their gradients, in steps of two passes. Batches that are finished are not computed again: an interrupted run
-    resumes when it is started again.
+    Pixels are masked by their gradients, in steps of two passes. Batches that are finished are not computed again: an
+    interrupted run resumes when it is started again.
     """
 
     images: list[Path] = option([], "image files", metavar="FILE")
@@ -59,16 +60,16 @@ class SubsetOptions(SetsOptions, PrecisionOptions):
 
 @dataclass(kw_only=True)
 class FigureOptions(SetsOptions, ImagesOptions):
-    """Make the paper's Figures 1, 2, 3, 6 and 15, for any pair of models and any set: images with their relevance maps before and
-    after, as PNG and PDF, and captions with the rule by which the images are selected.
+    """Make the paper's Figures 1, 2, 3, 6 and 15, for any pair of models and any set: images with their relevance maps
+    before and after, as PNG and PDF, and captions with the rule by which the images are selected.
 
       robust-vit evaluate --compare runs/emoji-shift --output_dir runs/robustness
       python -m experiments figures runs/robustness --compare runs/emoji-shift --output_dir runs/figures
-      python -m experiments figures runs/vit-b-robustness --model vit-b --compare runs/vit-b --output_dir runs/vit-b-figures \\
-          --sets imagenet-a=sets/imagenet-a imagenet-v2=sets/imagenet-v2 --figures 15
+      python -m experiments figures runs/vit-b-robustness --model vit-b --compare runs/vit-b \\
+          --output_dir runs/vit-b-figures --sets imagenet-a=sets/imagenet-a imagenet-v2=sets/imagenet-v2 --figures 15
 
-    Models, sets, --dataset and --images_per_set are those of the evaluation, by whose predictions the images are selected. Figure 1 takes
-    images with masks.
+    Models, sets, --dataset and --images_per_set are those of the evaluation, by whose predictions the images are
+    selected. Figure 1 takes images with masks.
     """
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("evaluation",)
@@ -90,9 +91,11 @@ class FigureOptions(SetsOptions, ImagesOptions):
 
 @dataclass(kw_only=True)
 class PublishedOptions(Options):
-    """Show the results of one run next to the published figures: Tables 1, 2, 10 and 11 of an evaluation, Table 3 of a segmentation.
+    """Show the results of one run next to the published figures: Tables 1, 2, 10 and 11 of an evaluation, Table 3 of a
+    segmentation.
 
-      robust-vit evaluate --model vit-b --compare runs/vit-b --sets imagenet-a=sets/imagenet-a --output_dir runs/vit-b-robustness
+      robust-vit evaluate --model vit-b --compare runs/vit-b --sets imagenet-a=sets/imagenet-a \\
+          --output_dir runs/vit-b-robustness
       python -m experiments published runs/vit-b-robustness
 
     Tables appear for models whose figures the paper has.
@@ -103,6 +106,6 @@ class PublishedOptions(Options):
     source: Path = option(text="output folder of `robust-vit evaluate` or `segment`")
     paper_model: str | None = option(
         None,
-        "the paper's name of the model before finetuning; by default that of the registered model by which it was named",
+        "the paper's name of the model before finetuning; by default that of the registered model",
         choices=[entry.paper_name for entry in MODELS.values() if entry.paper_name],
     )

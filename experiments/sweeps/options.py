@@ -13,12 +13,12 @@ class SweepOptions(Options):
 
       python -m experiments sweep experiments/grids/emoji-shift.yaml --output_dir runs/emoji-shift-grid --dry_run
       python -m experiments sweep experiments/grids/emoji-shift.yaml --output_dir runs/emoji-shift-grid
-      python -m experiments sweep experiments/grids/models-on-real-images.yaml --imagenet sets --output_dir runs/table1 --cluster slurm --jobs 8 \\
-          --cluster_options slurm_partition=gpu timeout_min=1440
+      python -m experiments sweep experiments/grids/models-on-real-images.yaml --imagenet sets \\
+          --output_dir runs/table1 --cluster slurm --jobs 8 --cluster_options slurm_partition=gpu timeout_min=1440
       python -m experiments report runs/emoji-shift-grid --output_dir runs/report
 
-    The same command again resumes what was interrupted, tries again what has failed, and skips what is complete. The grid file is
-    described in experiments/sweeps.md.
+    The same command again resumes what was interrupted, tries again what has failed, and skips what is complete. The
+    grid file is described in experiments/sweeps.md.
     """
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("grid",)
