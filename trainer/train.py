@@ -33,7 +33,6 @@ from robust_vit_hf.evaluation.session import Session, Side
 from robust_vit_hf.hub.upload import check_adapter_base, create_repo, push_folder
 from robust_vit_hf.models.image_processors import load_processor, resolve_protocol
 from robust_vit_hf.models.model_names import resolve
-from robust_vit_hf.results.run_results import Run
 from robust_vit_hf.training.adapters import add_lora
 from robust_vit_hf.training.checkpoints import find_checkpoint
 from robust_vit_hf.training.load_data import load_data
@@ -121,7 +120,7 @@ def finetune(
         session = replace(session, settings=settings, sides={**session.sides, "after": after})
         if predictions:
             save_predictions(predictions, session, measured)
-        table = write_finetuning_results(folder, Run(results_of, trainer.training_classes()), session)
+        table = write_finetuning_results(folder, results_of, session, trainer.training_classes())
     adapter = None if rank is None else f"LORA of rank {rank}{', merged' if model_args.merge_lora else ''}"
     facts = {"finetuned_from": resolve(name), "dataset": data_args.dataset, "protocol": protocol, "adapter": adapter}
     trainer.create_model_card(**facts, masks=origin_of_masks(data_args.dataset), revision=args.hub_revision)

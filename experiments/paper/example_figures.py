@@ -19,7 +19,6 @@ from robust_vit_hf.results.run_results import SetResult
 from robust_vit_hf.results.summary import class_changes
 from robust_vit_hf.utils.files import RESULTS_FILE, read_json, write_atomically
 
-from ..sweeps.runs import Run
 from .options import FigureOptions
 from .set_titles import title_of
 
@@ -140,7 +139,7 @@ class _FigureMaker:
         """The most harmed classes of each set."""
         harmed = []
         for name, of_set in self.rows("broken").items():
-            changes = class_changes([Run(dict(self.results))], name)
+            changes = class_changes([self.results[name]])
             broken: dict[int, list[int]] = {}  # publishable rows by class
             for row in of_set:
                 broken.setdefault(int(self.results[name].classes[row]), []).append(row)

@@ -82,4 +82,6 @@ def size_figure(results: Results) -> Figure | None:
 def first_class_changes(results: Results) -> dict[str, dict[int, float]]:
     """[`class_changes`] of each set by class, of the first model (ViT-B in the paper), over the seeds."""
     runs = results.of(OURS, results.models[0])
-    return {name: class_changes(runs, name) for name in results.common_by_class(runs, results.sets)}
+    return {
+        name: class_changes([run.sets[name] for run in runs]) for name in results.common_by_class(runs, results.sets)
+    }

@@ -54,7 +54,7 @@ def evaluation_tables(folder: Path, results: dict, protocol: str, model: str) ->
     run = Run(sets, None if classes is None else frozenset(classes), model=model)
     in_paper = Results([replace(run, sets={name: of_set for name, of_set in sets.items() if name in PAPER_SETS})])
     tables = [*accuracy_tables(in_paper, protocol).values(), *class_group_tables(in_paper, protocol).values()]
-    for table in reliance_tables(run):
+    for table in reliance_tables(sets):
         known = published_models("object_focus").get(model)
         shown = [known is not None and "imagenet-1k" in MEASURES[measure] for measure, *_ in table.rows]
         rows = [[*row, f"{known:.1f}" if show else "–"] for row, show in zip(table.rows, shown, strict=True)]

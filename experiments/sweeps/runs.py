@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-from robust_vit_hf.results import run_results
 from robust_vit_hf.results.run_results import SetResult
 
 
@@ -10,9 +9,11 @@ OURS = "robustvit"  # the method of the paper
 
 
 @dataclass(frozen=True)
-class Run(run_results.Run):
+class Run:
     """Results of a run or a pair of models. Runs with equal settings, model and learning rate are repetitions."""
 
+    sets: dict[str, SetResult]
+    training_classes: frozenset[int] | None = None
     name: str = ""
     model: str = ""  # name in the paper, or else as given by the user
     method: str = OURS  # in a sweep, the variant and the other crossed options
@@ -27,3 +28,7 @@ class Run(run_results.Run):
     validation: tuple[float, float] | None = None  # top-1 on the validation images before and after, as fractions
     composed: dict[str, SetResult] = field(default_factory=dict)  # of validation images: `original`, `mixed_rand`
     train_images: int | None = None  # number of training images; `None` for a stream
+
+    @property
+    def labelled(self) -> list[SetResult]:
+        return [result for result in self.sets.values() if result.usable.any()]

@@ -11,7 +11,6 @@ from ..data.known_sets import BUNDLED_BENCHMARK
 from ..models.image_processors import Protocol, is_of_paper, resolve_protocol
 from ..results.plots import run_figures, save_figure
 from ..results.predictions import PREDICTIONS_FILE
-from ..results.run_results import Run
 from ..results.set_tables import cut_out_table
 from ..results.summary import summarize, tables_of
 from ..results.tables import Table
@@ -62,19 +61,19 @@ def _evaluate(
 ) -> tuple[dict, list[str | Table]]:
     """Measure under one protocol, and write plots and examples. Returns results and tables, in the main process."""
     measured = measure(session, Accuracy())
-    run = Run({name: set_result(name, rows, measured[name]) for name, rows in session.sets.items()}, classes)
-    tables, folder = tables_of(run), output_dir / session.protocol
+    results = {name: set_result(name, rows, measured[name]) for name, rows in session.sets.items()}
+    tables, folder = tables_of(results, classes), output_dir / session.protocol
     if masked:
         cut_out = measure(replace(session, sets=masked), Backgrounds(("original", "only_fg"), relevance=False))
         tables.append(cut_out_table(cut_out))
     save_predictions(folder / PREDICTIONS_FILE, session, measured)
     if not session.accelerator.is_main_process:
         return {}, []
-    summary, notes = summarize(run), session.notes
+    summary, notes = summarize(results, classes), session.notes
     for name, figure, *_ in run_figures(summary, session.label_names):
         save_figure(figure, output_dir / "plots" / session.protocol, name)
     if "after" in session.sides:
-        write_before_after(folder, run.sets, session)
+        write_before_after(folder, results, session)
     parts: list[str | Table] = [f"# Protocol `{session.protocol}`", *notes, *tables]
     return summary | {"tables": [asdict(table) for table in tables], "notes": notes}, parts
 

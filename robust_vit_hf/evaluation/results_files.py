@@ -1,10 +1,10 @@
 """Result files of a command: `results.json` and its tables."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ..results.run_results import Run
+from ..results.run_results import SetResult
 from ..results.summary import summarize, tables_of
 from ..results.tables import Table
 from ..utils.environment import environment
@@ -30,10 +30,15 @@ def write_results_json(
     return markdown
 
 
-def write_finetuning_results(folder: Path, run: Run, session: Session) -> str:
-    """Write the results of a run to an existing folder. Returns the first table, as Markdown."""
-    write_before_after(folder, run.sets, session)
-    tables, notes = tables_of(run), session.notes
-    facts = summarize(run) | {"tables": [asdict(table) for table in tables], "notes": notes}
+def write_finetuning_results(
+    folder: Path,
+    results: Mapping[str, SetResult],
+    session: Session,
+    training_classes: Collection[int] | None = None,
+) -> str:
+    """Write results by set to an existing folder. Returns the first table, as Markdown."""
+    write_before_after(folder, results, session)
+    tables, notes = tables_of(results, training_classes), session.notes
+    facts = summarize(results, training_classes) | {"tables": [asdict(table) for table in tables], "notes": notes}
     write_results_json(session, folder, session.settings, facts, [*notes, *tables])
     return tables[0].markdown()

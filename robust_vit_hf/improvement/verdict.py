@@ -25,7 +25,6 @@ from ..models.last_layer import LastLayer, NoLastLayer
 from ..models.loading import weights_digest
 from ..results.html_page import PAGE_FILE, Picture, Section, data_url, write_page
 from ..results.intervals import Bootstrap
-from ..results.run_results import Run
 from ..results.summary import tables_of
 from ..results.tables import Table
 from ..utils.files import RUN_FILE, read_json, weights_written, write_json
@@ -152,14 +151,14 @@ def measure_outcome(
     shown = Section("Objects on other backgrounds", plots=diagnosed.plots)
     sections = [chosen, shown, Section("Diagnosis", diagnosed.tables, notes=diagnosis.verdict.splitlines())]
     if "after" in session.sides:
-        run = Run(measure_accuracy(session))
-        write_finetuning_results(folder, run, session)
+        results = measure_accuracy(session)
+        write_finetuning_results(folder, results, session)
         if (figure := folder / FIGURE_FILE).is_file():  # photographs must not be uploaded with the model
             figure = figure.replace(folder / DIAGNOSIS_FOLDER / FIGURE_FILE)
             alt = "Images before and after, with maps of the predicted and of the true class."
             shown.plots.append(Picture("Original images", alt, data_url("png", figure.read_bytes()), "wide"))
-        tables = tables_of(run)
-        if not images.predicted and (worse := worse_classes(run.sets[images.name], session.classes)):
+        tables = tables_of(results)
+        if not images.predicted and (worse := worse_classes(results[images.name], session.classes)):
             text = "Classes that are significantly worse on usual backgrounds, in points [95 % interval for all classes together]"
             notes = [*notes, f"{text}: {', '.join(worse)}."]
         sections.append(Section("On usual backgrounds", tables))

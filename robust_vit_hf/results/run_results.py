@@ -1,4 +1,4 @@
-"""Results of runs: for each set and side, the outcome of each image."""
+"""Results on a set: for each side, the outcome of each image."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -97,15 +97,3 @@ class SetResult:
 
     def in_classes(self, classes: Collection[int]) -> np.ndarray:
         return np.isin(self.classes, list(classes)) & self.usable
-
-
-@dataclass(frozen=True)
-class Run:
-    """Results of a finetuning run or a pair of models, by set in the order of the evaluation."""
-
-    sets: dict[str, SetResult]
-    training_classes: frozenset[int] | None = None
-
-    @property
-    def labelled(self) -> list[SetResult]:
-        return [result for result in self.sets.values() if result.usable.any()]

@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from .intervals import Bootstrap, Difference, Interval, resample
-from .run_results import Run, SetResult
+from .run_results import SetResult
 from .tables import Table, cells_of_sides, change, heads_of_sides, percent
 
 
 MANY_GROUPS = 100  # a table of more groups has no row for each
 
 
-def group_tables(run: Run) -> list[Table]:
-    """[`groups_table`] for each set of a run that has groups."""
-    return [groups_table(result, result.groups) for result in run.labelled if result.groups is not None]
+def group_tables(results: Mapping[str, SetResult]) -> list[Table]:
+    """[`groups_table`] for each labelled set that has groups."""
+    labelled = (result for result in results.values() if result.usable.any())
+    return [groups_table(result, result.groups) for result in labelled if result.groups is not None]
 
 
 def groups_table(result: SetResult, groups: np.ndarray) -> Table:
@@ -85,12 +86,12 @@ def imagenet_9_measures(results: Mapping[str, SetResult]) -> dict[str, dict[str,
     return measures
 
 
-def reliance_tables(run: Run) -> list[Table]:
-    """Table of those of [`MEASURES`] whose sets a run has, in per cent; none without any."""
-    known, rows = {result.name for result in run.labelled}, []
+def reliance_tables(results: Mapping[str, SetResult]) -> list[Table]:
+    """Table of those of [`MEASURES`] whose sets were measured, in per cent; none without any."""
+    known, rows = {name for name, result in results.items() if result.usable.any()}, []
     for measure, sets in MEASURES.items():
         if known.issuperset(sets):
-            drawn = [_top1(run.sets[name]) for name in sets]
+            drawn = [_top1(results[name]) for name in sets]
             gaps = {side: drawn[-2][side] - drawn[-1][side] for side in drawn[0]}
             values, kind = gaps, Difference
             if len(sets) == 3:
@@ -98,7 +99,7 @@ def reliance_tables(run: Run) -> list[Table]:
                 kind = Interval
             rows.append([measure, *cells_of_sides(values, kind)])
     title = "Reliance on the background, in per cent [95 % interval]"
-    return [Table(title, ["measure", *heads_of_sides(run.labelled)], rows)] if rows else []
+    return [Table(title, ["measure", *heads_of_sides([results[name] for name in known])], rows)] if rows else []
 
 
 def _top1(result: SetResult) -> dict[str, Bootstrap]:

@@ -1,6 +1,6 @@
 """Summary of a run: changes on each set with intervals, by class and by factor, as JSON values and as tables."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -9,7 +9,7 @@ import pandas as pd
 from ..metrics.robust_accuracy import TOP
 from ..utils.privacy import public_settings
 from .intervals import mean_change
-from .run_results import SIDES, Run, SetResult
+from .run_results import SIDES, SetResult
 from .set_tables import group_tables, reliance_tables
 from .tables import Table, change, change_with_interval, number, percent
 
@@ -19,17 +19,18 @@ MEAN_ROW = "mean of the shifted sets"
 SCORES = ("ece", "nll", "brier", "pixel_accuracy", "mean_iou", "mean_ap", "mean_per_class_top1", "mean_per_group_top1")
 
 
-def summarize(run: Run) -> dict:
-    """Results of a run as JSON values."""
-    compared = [result for result in run.labelled if "after" in result.sides and result.by_class]
+def summarize(results: Mapping[str, SetResult], training_classes: Collection[int] | None = None) -> dict:
+    """Results by set as JSON values."""
+    labelled = [result for result in results.values() if result.usable.any()]
+    compared = [result for result in labelled if "after" in result.sides and result.by_class]
     return {
-        "rows": set_rows(run),
-        "sources": public_settings({name: result.source for name, result in run.sets.items()}),
-        "revisions": {name: result.revision for name, result in run.sets.items() if result.revision},
-        "reliance": [asdict(table) for table in [*reliance_tables(run), *group_tables(run)]],
-        "class_groups": class_groups(run),
-        "class_changes": {result.name: class_changes([run], result.name) for result in compared},
-        "curves": {result.name: by_factor for result in run.labelled if (by_factor := curves(result))},
+        "rows": set_rows(results),
+        "sources": public_settings({name: result.source for name, result in results.items()}),
+        "revisions": {name: result.revision for name, result in results.items() if result.revision},
+        "reliance": [asdict(table) for table in [*reliance_tables(results), *group_tables(results)]],
+        "class_groups": class_groups(results, training_classes),
+        "class_changes": {result.name: class_changes([result]) for result in compared},
+        "curves": {result.name: by_factor for result in labelled if (by_factor := curves(result))},
     }
 
 
@@ -37,10 +38,10 @@ def sides_of(rows: list[dict]) -> list[str]:
     return [side for side in SIDES if any(row.get(f"top1_{side}") is not None for row in rows)]
 
 
-def set_rows(run: Run) -> list[dict]:
+def set_rows(results: Mapping[str, SetResult]) -> list[dict]:
     """A row for each set, and one for the mean over shifted sets, with scores of each side as fractions."""
     rows = []
-    for result in run.sets.values():
+    for result in results.values():
         row: dict = {"set": result.name, "num_images": int(result.usable.sum()) or len(result)}
         for score in ("top1", f"top{TOP}", *SCORES):
             for side in SIDES:
@@ -52,7 +53,7 @@ def set_rows(run: Run) -> list[dict]:
             row |= _ends_of_change([result])
             row |= {"corrected": int((gains > 0).sum()), "broken": int((gains < 0).sum())}
         rows.append(row)
-    shifted = [row for row in rows if run.sets[row["set"]].shifted]
+    shifted = [row for row in rows if results[row["set"]].shifted]
     if shifted:
         mean: dict = {"set": MEAN_ROW}
         for key in list(rows[0])[1:]:
@@ -60,7 +61,7 @@ def set_rows(run: Run) -> list[dict]:
             counted = key in ("num_images", "corrected", "broken")
             mean[key] = None if None in values else sum(values) if counted else sum(values) / len(values)
         if mean["change_low"] is not None:
-            mean |= _ends_of_change([run.sets[row["set"]] for row in shifted])
+            mean |= _ends_of_change([results[row["set"]] for row in shifted])
         rows.append(mean)
     return rows
 
@@ -70,13 +71,13 @@ def _ends_of_change(results: Sequence[SetResult]) -> dict[str, float]:
     return {"change_low": difference.low, "change_high": difference.high}
 
 
-def class_groups(run: Run) -> list[dict]:
+def class_groups(results: Mapping[str, SetResult], training_classes: Collection[int] | None) -> list[dict]:
     """Rows of top-1 and top-5 on the `training` and the `other` classes of each set."""
     rows = []
-    if run.training_classes is None:
+    if training_classes is None:
         return []
-    for result in (result for result in run.labelled if result.by_class):
-        shown = result.in_classes(run.training_classes)
+    for result in (result for result in results.values() if result.by_class and result.usable.any()):
+        shown = result.in_classes(training_classes)
         for classes, chosen in (("training", shown), ("other", ~shown)):
             row = {"set": result.name, "classes": classes, "num_images": int((chosen & result.usable).sum())}
             row |= {f"top{k}_{side}": result.accuracy(side, k, chosen) for k in (1, TOP) for side in result.sides}
@@ -84,9 +85,8 @@ def class_groups(run: Run) -> list[dict]:
     return rows
 
 
-def class_changes(runs: Sequence[Run], name: str) -> dict[int, float]:
+def class_changes(results: Sequence[SetResult]) -> dict[int, float]:
     """Change in top-1 of each class, averaged over runs, sorted from the largest loss on."""
-    results = [run.sets[name] for run in runs]
     means = [pd.Series(result.gains()).groupby(result.classes[result.usable]).mean() for result in results]
     return pd.concat(means, axis=1).mean(axis=1).sort_values(kind="stable").to_dict()
 
@@ -104,11 +104,11 @@ def curves(result: SetResult) -> dict[str, dict[str, list[float]]]:
     return by_factor
 
 
-def tables_of(run: Run) -> list[Table]:
-    rows = set_rows(run)
-    tables = [main_table(rows), *reliance_tables(run), *group_tables(run)]
+def tables_of(results: Mapping[str, SetResult], training_classes: Collection[int] | None = None) -> list[Table]:
+    rows = set_rows(results)
+    tables = [main_table(rows), *reliance_tables(results), *group_tables(results)]
     tables.append(calibration_table(rows))
-    if groups := class_groups(run):
+    if groups := class_groups(results, training_classes):
         tables.append(class_group_table(groups))
     return tables
 

@@ -14,7 +14,6 @@ from robust_vit_hf.evaluation.accuracy import measure_accuracy, set_result
 from robust_vit_hf.evaluation.examples import KINDS, Example, draw, explain, rows_of_kind
 from robust_vit_hf.evaluation.results_files import write_finetuning_results
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.results.run_results import Run
 from robust_vit_hf.results.summary import main_table, set_rows
 
 from ..helpers.sessions import session_of
@@ -41,8 +40,8 @@ def test_images_with_an_empty_mask_are_not_those_whose_relevance_left_the_backgr
 
     monkeypatch.setattr(before_after_figure, "explain", explained)
     monkeypatch.setattr(before_after_figure, "before_after_figure", drawn)
-    run = Run({"a": set_result("a", of_set, measured)})
-    before_after_figure.write_before_after(tmp_path, run.sets, session)
+    results = {"a": set_result("a", of_set, measured)}
+    before_after_figure.write_before_after(tmp_path, results, session)
     title, ranked = next(iter(groups[0].items()))
     assert "of 2 those" in title and [example.row for example in ranked] == [2, 0]
 
@@ -94,18 +93,18 @@ def test_the_examples_of_the_figure_follow_its_captions(tmp_path, monkeypatch):
     session = session_of(
         {"before": tiny_vit(0), "after": tiny_vit(1)}, {"noise": EvaluationSet.of(masked_dataset(60))}
     )
-    run = Run(measure_accuracy(session))
+    results = measure_accuracy(session)
     saved = []
     draw_figure = before_after_figure.before_after_figure
     monkeypatch.setattr(
         before_after_figure, "before_after_figure", lambda rows: saved.append(rows[0]) or draw_figure(rows)
     )
     for _ in range(2):
-        table = write_finetuning_results(tmp_path, run, replace(session, settings={"learning_rate": 1e-3}))
+        table = write_finetuning_results(tmp_path, results, replace(session, settings={"learning_rate": 1e-3}))
     written = json.loads((tmp_path / "results.json").read_text())
-    assert written["rows"] == set_rows(run) and written["settings"] == {"learning_rate": 1e-3}
+    assert written["rows"] == set_rows(results) and written["settings"] == {"learning_rate": 1e-3}
     assert written["versions"]["torch"] == torch.__version__
-    assert table == main_table(set_rows(run)).markdown() and table in (tmp_path / "tables.md").read_text()
+    assert table == main_table(set_rows(results)).markdown() and table in (tmp_path / "tables.md").read_text()
     assert (tmp_path / "before_after.png").read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob("*.partial"))
     most, corrected, worse = saved[0].values()

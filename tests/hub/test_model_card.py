@@ -16,7 +16,7 @@ from robust_vit_hf import RobustViTTrainer, __version__, make_image_processor
 from robust_vit_hf.data.transforms import input_size
 from robust_vit_hf.hub.model_card import describe_model, make_card, public_results, write_card
 from robust_vit_hf.models.loading import weights_digest
-from robust_vit_hf.results.run_results import Run, SetResult, SideResult
+from robust_vit_hf.results.run_results import SetResult, SideResult
 from robust_vit_hf.results.summary import summarize
 from robust_vit_hf.training.methods import METHODS
 
@@ -61,7 +61,7 @@ def results(shifted: bool = False) -> dict:
     }
     sides = {side: SideResult(np.array(ranks[side]), scores[side] | {"nll": 2}, num_ranked=1) for side in ranks}
     measured = SetResult("validation", sides, np.arange(4), shifted, source="user/masked")
-    return summarize(Run({"validation": measured}, frozenset([0, 1])))
+    return summarize({"validation": measured}, [0, 1])
 
 
 def test_what_the_trainer_tells(folder):

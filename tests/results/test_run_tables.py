@@ -8,7 +8,7 @@ from matplotlib.container import ErrorbarContainer
 from robust_vit_hf.results import summary
 from robust_vit_hf.results.intervals import NUM_RESAMPLES, mean_change
 from robust_vit_hf.results.plots import accuracy_figure
-from robust_vit_hf.results.run_results import Run, SetResult, SideResult
+from robust_vit_hf.results.run_results import SetResult, SideResult
 from robust_vit_hf.results.tables import Table
 
 
@@ -31,7 +31,7 @@ def first(count: int, of: int = 4) -> list[bool]:
     return [index < count for index in range(of)]
 
 
-def compared() -> Run:
+def compared() -> dict[str, SetResult]:
     val = result(first(4), first(3), first(4), name="val")
     for name, score in (("before", 0.5), ("after", 0.75)):
         val.sides[name].scores["mean_iou"] = score
@@ -39,12 +39,12 @@ def compared() -> Run:
         result(first(1), first(3), first(1), name="a", shifted=True),
         result(first(2), first(2), first(1), name="b", shifted=True),
     ]
-    return Run({one.name: one for one in (val, *shifted)})
+    return {one.name: one for one in (val, *shifted)}
 
 
 def test_comparison_by_hand():
     run = compared()  # `b` with as many corrected as broken
-    run.sets["b"] = result(first(2), first(2)[::-1], first(1), name="b", shifted=True)
+    run["b"] = result(first(2), first(2)[::-1], first(1), name="b", shifted=True)
     rows = {row["set"]: row for row in summary.set_rows(run)}
     assert (rows["val"]["top1_before"], rows["val"]["top1_after"]) == (1, 0.75)
     assert (rows["val"]["corrected"], rows["val"]["broken"]) == (0, 1)
@@ -83,7 +83,7 @@ def test_intervals_hold_the_change_and_have_a_width_where_nothing_changes():
 def test_the_interval_of_the_mean_row_is_that_of_the_mean_of_the_changes():
     """Sets are independent of one another: the mean of n alike varies by the square root of n less than one of them."""
     sets = {name: result(first(100, 400), first(220, 400), name=name, shifted=True) for name in "abcd"}
-    *rows, mean = summary.set_rows(Run(sets))
+    *rows, mean = summary.set_rows(sets)
     lengths = [row["change_high"] - row["change_low"] for row in rows]
     assert lengths == pytest.approx([2 * 1.96 * (0.3 * 0.7 / 400) ** 0.5] * 4, rel=0.1)
     assert mean["change_high"] - mean["change_low"] == pytest.approx(np.mean(lengths) / 2, rel=0.1)
@@ -93,28 +93,28 @@ def test_the_interval_of_the_mean_row_is_that_of_the_mean_of_the_changes():
 def test_training_classes_and_the_others():
     labels = [0] * 4 + [1] * 4
     both = result([*first(1), *first(4)], [*first(4), *first(0)], labels=labels)
-    *_, table = summary.tables_of(Run({"a": both}, frozenset([0, 5])))
+    *_, table = summary.tables_of({"a": both}, [0, 5])
     assert table.title == "Training classes and others, in per cent" and table.rows == [
         ["a", "training", "4", "25.0", "100.0", "+75.0", "100.0", "100.0", "+0.0"],
         ["a", "other", "4", "100.0", "0.0", "-100.0", "100.0", "100.0", "+0.0"],
     ]
     assert table.head[3:6] == ["top-1 before", "top-1 after", "change of top-1"]
-    *_, table = summary.tables_of(Run({"a": result(first(1))}, frozenset([0])))
+    *_, table = summary.tables_of({"a": result(first(1))}, [0])
     assert table.head == ["set", "classes", "images", "top-1 before", "top-5 before"]
     assert table.rows == [["a", "training", "4", "25.0", "100.0"], ["a", "other", "0", "–", "–"]]
-    assert "classes" not in summary.tables_of(Run({"a": both}))[-1].head
+    assert "classes" not in summary.tables_of({"a": both})[-1].head
 
 
 def test_class_changes_are_sorted():
     labels = [3] * 2 + [8] * 5 + [9]
     before, after = ([True, False, *first(1, 5), True], [False, False, *first(3, 5), True])
-    changes = summary.class_changes([Run({"a": result(before, after, labels=labels)})], "a")
+    changes = summary.class_changes([result(before, after, labels=labels)])
     assert list(changes) == [3, 9, 8] and list(changes.values()) == pytest.approx([-0.5, 0, 0.4])
     runs = [  # on other images
-        Run({"a": result([False, True, True], [True, True, True], labels=[0, 1, 1])}),
-        Run({"a": result([True, True, False, True], [True, False, False, True], labels=[1, 1, 0, 2])}),
+        result([False, True, True], [True, True, True], labels=[0, 1, 1]),
+        result([True, True, False, True], [True, False, False, True], labels=[1, 1, 0, 2]),
     ]
-    assert summary.class_changes(runs, "a") == {1: -0.25, 2: 0.0, 0: 0.5}
+    assert summary.class_changes(runs) == {1: -0.25, 2: 0.0, 0: 0.5}
 
 
 def test_curves():
