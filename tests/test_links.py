@@ -12,6 +12,7 @@ PAGES = [
     *ROOT.glob("*.md"),
     *(path for folder in ("docs", "experiments", "eval", "model_cards") for path in (ROOT / folder).rglob("*.md")),
 ]
+PAGES = [page for page in PAGES if page.parent.name != "texts"]  # of which pages elsewhere are made
 
 
 def anchors(page: Path) -> set[str]:

@@ -92,7 +92,7 @@ def numbers_below(path: Path) -> dict[str, dict]:
     found: dict[str, dict] = {}
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         name = str(file.relative_to(path)) if path.is_dir() else file.name
-        if file.is_file() and not re.search("cache|candidates|checkpoint-", name):
+        if file.is_file() and not re.search("cache|checkpoint-", name):
             found |= {f"{name} {key}".strip(): values for key, values in numbers_in(file) if values}
     return found
 

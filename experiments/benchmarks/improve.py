@@ -73,7 +73,7 @@ from ..makers.biased_cnn import biased_cnn, load_efficientnet, processor_of
 from ..makers.cut_objects import OBJECT_KINDS, objects
 from ..makers.export_photographs import write_folders
 from ..makers.train_emoji_bias import ADAPTER
-from ..scripts import script_parser
+from ..scripts import chosen_model, script_parser
 from .digits import digits_model, finetune, write_split
 from .other_images import crop, draw_object, paste
 from .outcomes import read_outcomes, write_outcomes
@@ -316,13 +316,13 @@ def run_arm(arm: str, model: Path, photographs: Path, improved: Path, folder: Pa
             settings = {"method": "robustvit", "relevance_weight": RELEVANCE_WEIGHTS[arm]}
             trainings = [(replace(options, learning_rate=rate), settings) for rate in RELEVANCE_RATES]
         candidates = layers if arm == "labels" else layers[:1]
-        for number, (of_training, settings) in enumerate(trainings):
-            training = Finetuning(folder / f"training-{number}", side, rows, outputs_of, of_training, facts, settings)
+        for of_training, settings in trainings:
+            training = Finetuning(cache, side, rows, outputs_of, of_training, facts, settings)
             candidates += training.candidates(notes)
         candidates = [candidate.beside(candidates[0]) for candidate in candidates]
         chosen = choose(candidates, options.other_backgrounds)
         if chosen is not candidates[0]:
-            write_candidate(chosen, candidates[0], validation, is_written=False)
+            write_candidate(chosen, candidates[0], validation, folder)
     return {"seconds": round(time.time() - started), "chosen": str(chosen)}
 
 
@@ -330,7 +330,7 @@ def measured(
     model: Path, better: Path, places: dict[str, EvaluationSet], folder: Path, cache: Cache
 ) -> dict[str, dict[str, str]]:
     """By place and side: `1` for each image that is recognised, and `0` for each other."""
-    models = Models(str(model), str(better if (better / "config.json").is_file() else model), "model")
+    models = Models(str(model), str(chosen_model(better) or model), "model")
     with open_session(models, folder, cache=cache, bf16=True) as session:
         return {
             place: {side: "".join(map(str, result.correct(side).astype(int))) for side in result.sides}

@@ -32,13 +32,11 @@ from robust_vit_hf.data.emoji_shift import CLASS_NAMES, IMAGE_SIZE, SPLITS
 from robust_vit_hf.evaluation.accuracy import measure_accuracy
 from robust_vit_hf.evaluation.session import Models, open_session
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.improvement.verdict import VERDICT_FILE
 from robust_vit_hf.utils.cache import Cache
 from robust_vit_hf.utils.environment import environment
-from robust_vit_hf.utils.files import read_json
 from robust_vit_hf.utils.images import save_picture_grid
 
-from ..scripts import script_parser
+from ..scripts import chosen_model, script_parser
 from .desktop_photographs import fetch
 from .outcomes import read_outcomes, write_outcomes
 
@@ -136,8 +134,7 @@ def make_sets(photographs: list[Picture], places: np.ndarray, folder: Path) -> d
 def measured(before: Path, after: Path, sets: dict, places: np.ndarray, folder: Path, bf16: bool) -> dict:
     """How many objects are right on each photograph, by way and side, and the commit. A model that was kept is the one
     before."""
-    kept = (read_json(after / VERDICT_FILE) or {}).get("outcome") == "kept"
-    models = Models(str(before), str(before if kept else after), "model")
+    models = Models(str(before), str(chosen_model(after) or before), "model")
     of_pair, cache = folder / after.parent.name / after.name, Cache(folder / "cache")
     with open_session(models, of_pair, cache=cache, bf16=bf16) as session:
         found = measure_accuracy(session.with_sets(sets), relevance=False)

@@ -46,7 +46,7 @@ from robust_vit_hf.utils.files import read_json, write_json
 from robust_vit_hf.utils.images import upright_image
 
 from ..makers.biased_cnn import features, load_efficientnet
-from ..scripts import script_parser
+from ..scripts import chosen_model, script_parser
 from .digits import finetune
 
 
@@ -252,7 +252,7 @@ def improved(
         outcome = improve(model, str(folder), output, effort=effort)
         record: dict = outcome.record() | {"seconds": round(time.time() - started)}
         record["chosen"] = next(", ".join(row[:2]) for row in outcome.candidates.rows if row[-1] == "chosen")
-        after = str(output) if (output / "config.json").is_file() else model
+        after = str(chosen_model(output) or model)
         for side, name in {"before": model, "after": after}.items():
             record[side] = {place: measure(name) for place, measure in places.items()}
             diagnosis = outcome.diagnosis.diagnoses.get(side, outcome.diagnosis.diagnoses["before"])

@@ -23,10 +23,10 @@ COMPOSITES_ERROR = 0.07
 CHANGED = 0.04, 0.3  # typical share of the predictions that change, on usual and on other backgrounds
 OUTCOMES = {
     "better": "Better",
-    "open": "Open",
+    "inconclusive": "Inconclusive",
     "worse": "Worse: keep your model",
     "kept": "Keep your model: no candidate was better on the validation images",
-    "healthy": "Keep your model: the background of another class costs it significantly less than 5 points of top-1 on the "
+    "already_robust": "Keep your model: the background of another class costs it significantly less than 5 points of top-1 on the "
     "validation images, so there is little to gain, and nothing was trained",
 }
 
@@ -129,8 +129,8 @@ class Outcome:
 
     @property
     def key(self) -> str:
-        """`better`, `worse` or `open`, by the interval of the change at the share."""
-        return "better" if self.change.low > 0 else "worse" if self.change.high < 0 else "open"
+        """`better`, `worse` or `inconclusive`, by the interval of the change at the share."""
+        return "better" if self.change.low > 0 else "worse" if self.change.high < 0 else "inconclusive"
 
     @property
     def sentences(self) -> list[str]:
@@ -139,8 +139,12 @@ class Outcome:
             f"{OUTCOMES[self.key]}: of 100 photographs, {100 * self.share:.0f} of them with other backgrounds than usual, the new model recognises "
             f"{self.change.of_100}."
         ]
-        # Without an upper bound, the share says nothing; one below `share` would deny that the verdict is open, see [`_interval`].
-        if even < 1 and at_most < 1 and (self.key == "better" or (self.key == "open" and at_most > self.share)):
+        # Without an upper bound, the share says nothing; one below `share` would deny that the verdict is inconclusive, see [`_interval`].
+        if (
+            even < 1
+            and at_most < 1
+            and (self.key == "better" or (self.key == "inconclusive" and at_most > self.share))
+        ):
             bound = f"{100 * at_most:.0f} %"
             sentences.append(
                 f"It is better if more than {100 * even:.0f} % have other backgrounds (95 %: at most {bound})."
@@ -155,9 +159,9 @@ class Outcome:
             sentences.append(f"On usual backgrounds it is significantly worse: {self.usual} points.")
         if self.other.high < 0:
             sentences.append(f"On other backgrounds it is significantly worse: {self.other} points.")
-        if self.key == "open" and self.change.mean <= 0:
+        if self.key == "inconclusive" and self.change.mean <= 0:
             sentences.append("Keep your model: on these images, the new one is not better.")
-        elif self.key == "open":
+        elif self.key == "inconclusive":
             gain, spread = self.change.mean, NORMAL * float(np.nanstd(worth(*self._draws, self.share)[1:]))
             error = NORMAL * self.share * COMPOSITES_ERROR  # more images do not reduce it
             if gain > error:

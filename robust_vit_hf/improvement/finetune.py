@@ -1,23 +1,23 @@
 """The training of all layers, which gives candidates at several interpolation weights."""
 
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, set_seed
-from transformers.trainer import TRAINER_STATE_NAME
 
+from ..data.dataset_digest import dataset_identity
 from ..evaluation.measurement import NonFiniteLogits
-from ..evaluation.other_backgrounds import COVERED, MOVED, Outputs
+from ..evaluation.other_backgrounds import Outputs
 from ..evaluation.session import Side
 from ..models.interpolation import INTERPOLATION_FILE, interpolate
 from ..models.loading import load_model
@@ -26,14 +26,13 @@ from ..training.config import RobustViTConfig
 from ..training.losses import TrainingDiverged
 from ..training.methods import load_method
 from ..training.trainer import RobustViTTrainer
+from ..utils.cache import Cache
 from ..utils.files import RUN_FILE, read_json
 from ..utils.processes import TrainingInterrupted
-from ..utils.stage import Stage
-from .candidates import INTERPOLATION_WEIGHTS, Candidate, measured_outcomes
+from .candidates import INTERPOLATION_WEIGHTS, Candidate
 from .options import ImproveOptions
 
 
-TRAINING_FOLDER = "training"  # in the folder of the candidate; other shares may choose the model
 SAVE_STEPS = 100  # between two checkpoints
 # Learning rate, relative to the median root mean square of the weights. It is 0.016 for DINOv2-S, where 3e-5 is best, and 0.097 for
 # EfficientNet-Lite0, where 1e-4 is best (docs/results.md).
@@ -51,15 +50,17 @@ class Finetuning:
     """Finetunes a copy of a model, and measures it on the validation images.
 
     Args:
+        cache: cache of the command, which has the finetuned model.
         side: the original model.
         train: images with masks.
         outputs_of: computes the logits of a model on the validation images.
         facts: for the record, see [`~robust_vit_hf.RobustViTTrainer.create_model_card`].
         settings: of [`~robust_vit_hf.RobustViTConfig`].
+        inputs: what `start` and the backgrounds depend on, as JSON values.
         start: candidate with whose model the training begins; by default a copy of the original.
     """
 
-    folder: Path
+    cache: Cache
     side: Side
     train: datasets.Dataset
     outputs_of: Callable[[Side], Outputs]
@@ -67,6 +68,7 @@ class Finetuning:
     facts: dict[str, str]
     settings: Mapping[str, Any] = field(default_factory=lambda: {"method": "swap"})
     start: Candidate | None = None
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def rate(self) -> float:
@@ -78,47 +80,31 @@ class Finetuning:
 
     def candidates(self, notes: list[str]) -> list[Candidate]:
         """The model at each interpolation weight; none, and a note in `notes`, if the training diverges."""
-        stage = Stage(self.folder, {"training": str(self), "composites": [MOVED, COVERED]})
-        outcomes = stage.result()
-        if outcomes is None:
-            stage.begin()
-            outcomes = self._measured()
-            stage.finish(outcomes)
-        if not outcomes:
-            notes.append(
-                f"The training diverged at the learning rate {self.rate:g}, and is left out: give a lower --learning_rate."
-            )
         candidates = []
-        for name, measured in outcomes.items():
-            weight, outcome = float(name), {of: np.array(values, float) for of, values in measured.items()}
-            outputs, build = partial(self.outputs, weight), partial(self.build, weight)
-            fields: dict[str, Any] = {**outcome, "outputs": outputs, "build": build}
-            candidates.append(Candidate(**fields, name=str(self), weight=weight))
-        return candidates
-
-    def _measured(self) -> dict[str, Any]:
-        outcomes = {}
         try:
             for weight in INTERPOLATION_WEIGHTS:
-                measured = measured_outcomes(self.outputs(weight))
-                outcomes[f"{weight:g}"] = {name: values.tolist() for name, values in measured.items()}
+                made = {"outputs": partial(self.outputs, weight), "build": partial(self.build, weight)}
+                candidates.append(Candidate.of(self.outputs(weight), name=str(self), weight=weight, **made))
         except (TrainingDiverged, NonFiniteLogits) as error:
             tqdm.write(f"  the training is left out: {error}", file=sys.stderr)
-            return {}
-        return outcomes
+            left_out = f"The training diverged at the learning rate {self.rate:g}, and is left out"
+            notes.append(f"{left_out}: give a lower --learning_rate.")
+            return []
+        return candidates
 
     def _between(self, weight: float) -> Side:
-        return replace(self.side, model=interpolate(self.side.model, self.trained(), weight))
+        model = interpolate(self.side.model, load_model(str(self.trained())).to(self.side.model.device), weight)
+        return Side.of(model, self.side.processor, self.side.source)
 
     def outputs(self, weight: float) -> Outputs:
         return self.outputs_of(self._between(weight))
 
-    def trained(self) -> PreTrainedModel:
-        """The finetuned model, which is trained if it was not saved. A second training gives the same weights."""
-        folder = self.folder / TRAINING_FOLDER
-        if not (folder / TRAINER_STATE_NAME).is_file():  # this file is written last
-            self._train(folder)
-        return load_model(str(folder)).to(self.side.model.device)
+    def trained(self) -> Path:
+        """Folder of the finetuned model in the cache. A training that was interrupted goes on from its last checkpoint."""
+        options = {name: getattr(self.options, name) for name in ("seed", "train_batch_size", "bf16")}
+        rows = dataset_identity(self.train)
+        made_from = {"training": str(self), "settings": {**self.settings}, "model": self.side.digest, "rows": rows}
+        return self.cache.folder("finetuned", self._train, **options, **made_from, **self.inputs)
 
     def _train(self, folder: Path) -> None:
         options = self.options
@@ -150,14 +136,16 @@ class Finetuning:
         trainer.save_model(_internal_call=True)
         trainer.create_model_card(**self.facts)
         trainer.save_state()
+        for path in folder.glob("checkpoint-*"):
+            shutil.rmtree(path)
 
     def build(self, weight: float) -> tuple[PreTrainedModel, dict[str, dict]]:
         """The model at an interpolation weight, and its record."""
         model = self._between(weight).model  # which may have to be trained first
-        run = read_json(self.folder / TRAINING_FOLDER / RUN_FILE)
+        run = read_json(self.trained() / RUN_FILE)
         run |= {"model_name": self.options.output_dir.resolve().name}
         run["training"] |= {"interpolation weight of the finetuned weights": f"{weight:g}"}
         if self.start:
             run["training"] |= {"last layer at the start": str(self.start)}
-        interpolated = {"interpolation_weight": weight, "before": self.side.name, "after": self.folder.name}
+        interpolated = {"interpolation_weight": weight, "before": self.side.name, "after": "finetuned"}
         return model, {RUN_FILE: run, INTERPOLATION_FILE: interpolated}

@@ -1,6 +1,5 @@
 """`robust-vit improve`: from a model and photographs to a better model, or to the advice to keep it."""
 
-import json
 import shutil
 import sys
 import time
@@ -19,7 +18,6 @@ from pyarrow import parquet as pq
 from tqdm.auto import tqdm
 from transformers import AutoModelForImageClassification, BaseImageProcessor, PreTrainedModel
 
-from ..data.background_edits import chosen_attributes
 from ..data.dataset_digest import dataset_identity
 from ..data.find_images import Images, write_left_out
 from ..data.mask_checks import confirmed
@@ -35,10 +33,8 @@ from ..models.model_names import resolve
 from ..relevance.relevance_map import forward_logits
 from ..results.html_page import Section
 from ..results.plots import page_picture
-from ..utils.files import RUN_FILE, write_atomically
+from ..utils.files import write_atomically
 from ..utils.images import to_rgb
-from ..utils.privacy import public_name
-from ..utils.stage import Stage
 from .candidates import (
     INTERPOLATION_WEIGHTS,
     START,
@@ -49,11 +45,13 @@ from .candidates import (
     training_composites,
 )
 from .choice import candidates_figure, candidates_table, choose, cross_validated, resolution
-from .finetune import TRAINING_FOLDER, Finetuning
+from .finetune import Finetuning
 from .images import classes_with_images, images_by_role, with_these_classes_alone
 from .options import ImproveOptions
 from .verdict import (
     CANDIDATES_FILE,
+    CANDIDATES_FOLDER,
+    VERDICT_FILE,
     Improvement,
     measure_outcome,
     other_classes,
@@ -65,11 +63,6 @@ from .verdict import (
 # Seconds for a mask of 336×252 pixels on one core, by method (`python -m experiments real_photographs masks`); `None` for the others.
 SECONDS_PER_MASK = {"rembg": 1.7, None: 0.36}
 FITTING = 30  # seconds to load models and fit layers
-CANDIDATES_FOLDER = "candidates"
-FINETUNED_FOLDER = "finetuned"
-# Options without effect on what is kept, and options that name something whose contents are inputs.
-UNSAVED = {"effort", "other_backgrounds", "batch_size", "num_workers", "output_dir", "json", "fail_if"}
-BY_CONTENTS = {"model", "dataset", "backgrounds", "attributes"}
 
 
 def improve(
@@ -130,8 +123,6 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         if options.only_these_classes:
             session, images = with_these_classes_alone(session, images)
         side = session.sides["before"]
-        stage = Stage(session.folder / CANDIDATES_FOLDER, _inputs(session, images, pool, options))
-        stage.check()
         share = options.other_backgrounds
         _say(0, f"{side.name}, {_estimate(session, images, options)}")
         images = with_masks(images, session, options, notes)
@@ -142,7 +133,6 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         diagnosis = measure_backgrounds(validation)["before"]
         check_composed(diagnosis.num_mixed, len(diagnosis.columns["label"]), "validation")
         tqdm.write(f"  your model: {diagnosis.sentence}", file=sys.stderr)
-        stage.begin()
         attributes = _attributes(validation, options.attributes, notes)
         if keeps := not attributes and diagnosis.verdict == "no sign":
             right = diagnosis.values["original"], diagnosis.values["mixed_rand"]
@@ -150,13 +140,11 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         else:
             candidates = _candidates(train, validation, pool, attributes, images, options, notes)
         before = candidates[0]
-        chosen, choice = choose(candidates, share), ("healthy" if keeps else "kept", None)
-        is_written = (stage.result() or {}).get("candidate") == str(chosen)
-        if not is_written:
-            stage.reopen()  # after a kill, a model of another choice must not count as this one
+        chosen, choice = choose(candidates, share), ("already_robust" if keeps else "kept", None)
         table = candidates_table(candidates, chosen, share)
         write_atomically(session.folder / CANDIDATES_FILE, f"{table.title}:\n\n{table.markdown()}\n")
-        section = Section("Choice", notes=[f"All candidates are in {CANDIDATES_FILE}."])
+        section, model_folder = Section("Choice", notes=[f"All candidates are in {CANDIDATES_FILE}."]), None
+        (session.folder / VERDICT_FILE).unlink(missing_ok=True)  # after a kill, it must not count for another model
         if chosen is not before:
             outcome = cross_validated(candidates, validation.sets["validation"].labels, share, options.seed)
             outcome = replace(outcome, predicted=images["validation"].predicted)
@@ -165,36 +153,17 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
             alt = f"A point for each candidate; {CANDIDATES_FILE} holds the values."
             section.plots.append(page_picture(candidates_figure(candidates, chosen, share), caption, alt))
             _say(3, f"Model: {chosen}")
-            validation = write_candidate(chosen, before, validation, is_written)
+            # `from_pretrained` finds a model in the output folder only if it is better.
+            model_folder = session.folder / ("" if outcome.key == "better" else CANDIDATES_FOLDER)
+            validation = write_candidate(chosen, before, validation, model_folder)
             notes += other_classes(validation)
-        else:
+        if model_folder != session.folder:
             remove_model(session.folder)
+        if model_folder != session.folder / CANDIDATES_FOLDER:
+            shutil.rmtree(session.folder / CANDIDATES_FOLDER, ignore_errors=True)
         _say(4, f"Diagnosis on {len(images['validation'].rows)} validation images")
-        result = measure_outcome(validation, images["validation"], choice, table, section, notes, options.attributes)
-        weights = [path.name for path in session.folder.glob("*.safetensors")]
-        files = [*weights, "config.json", RUN_FILE] if weights else []
-        stage.finish(result.record() | {"candidate": str(chosen)}, [f"../{name}" for name in files])
-        for path in stage.folder.glob(f"*/{TRAINING_FOLDER}/checkpoint-*"):
-            shutil.rmtree(path)
-        return result
-
-
-def _inputs(
-    session: Session, images: Mapping[str, Images], pool: datasets.Dataset | None, options: ImproveOptions
-) -> dict:
-    side = session.sides["before"]
-    inputs = {name: value for name, value in asdict(options).items() if name not in UNSAVED | BY_CONTENTS}
-    inputs |= {
-        "masks": options.mask_method,
-        "model": side.digest,
-        "pictures": pool and dataset_identity(pool.with_format(None)),
-        "mask_model": options.mask_model and public_name(options.mask_model),  # masks record its digest
-        "images": {role: dataset_identity(of_role.rows) for role, of_role in images.items()},
-        "precision": session.accelerator.mixed_precision,
-    }
-    if options.attributes:
-        inputs["attributes"] = [*chosen_attributes(options.attributes)]
-    return inputs | {"processor": json.loads(side.processor.to_json_string())}
+        shown = images["validation"]
+        return measure_outcome(validation, shown, model_folder, choice, table, section, notes, options.attributes)
 
 
 def with_masks(
@@ -227,7 +196,7 @@ def _candidates(
     notes: list[str],
 ) -> list[Candidate]:
     """The original model, and at each interpolation weight the new layers and, with --effort full, the finetuned model."""
-    side, folder, of_train = train.sides["before"], train.folder / CANDIDATES_FOLDER, images["train"]
+    side, of_train = train.sides["before"], images["train"]
     if options.effort == "full" and (classes := next(iter(train.sets.values())).class_subset):
         # With 3 photographs of 10 and of 150 of 1,000 classes, top-1 on the others fell by 6.7 and 2.1 points (experiments/photographs.md).
         raise ValueError(
@@ -255,7 +224,9 @@ def _candidates(
             but = "; the new layers do" if len(candidates) > 1 else ""
             notes.append(f"The training of all layers does not exchange attributes{but}.")
         start = next((layer for layer in candidates if (layer.name, layer.weight) == START), None)
-        finetuning = Finetuning(folder / FINETUNED_FOLDER, side, rows, outputs_of, options, facts, start=start)
+        pictures = None if pool is None else dataset_identity(pool.with_format(None))
+        inputs = {"pictures": pictures, "attributes": [*attributes]}  # with which the new layers are fitted
+        finetuning = Finetuning(train.cache, side, rows, outputs_of, options, facts, start=start, inputs=inputs)
         tqdm.write(f"  {finetuning}", file=sys.stderr)
         candidates += finetuning.candidates(notes)
     return [candidate.beside(candidates[0]) for candidate in candidates]
@@ -283,14 +254,14 @@ def _estimate(session: Session, images: Mapping[str, Images], options: ImproveOp
         with session.accelerator.autocast():
             per_image = seconds_per_image() if options.bf16 else fp32
 
-    known = [path.name.partition("-")[0] for path in (options.output_dir / "cache").glob("*")]
+    entries = [path for path in (options.output_dir / "cache").glob("*") if path.suffix not in (".partial", ".lock")]
+    known = [path.name.partition("-")[0] for path in entries]
     composed, of_train = (2 + VALIDATION_COMPOSITES) * validation, (1 + training_composites(train)) * train
     passes = 15 * validation * max(0, 2 - known.count("backgrounds"))
     passes += 0 if "features" in known else composed + of_train
     # A step takes passes of the original and of the model, and a backward pass.
     full = 4 * options.max_steps * options.train_batch_size + len(INTERPOLATION_WEIGHTS) * composed
-    trained = Stage.of(options.output_dir / CANDIDATES_FOLDER / FINETUNED_FOLDER).result()
-    full = passes + (full if trained is None else 0)
+    full = passes + (0 if "finetuned" in known else full)
     masks = train + validation if makes_masks(images["train"], options.mask_method) else 0
     masks -= sum(pq.read_metadata(file).num_rows for file in (options.output_dir / MASKS_FOLDER).rglob("*.parquet"))
     seconds = float(FITTING)

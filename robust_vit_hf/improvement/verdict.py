@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +33,7 @@ from .choice import OUTCOMES, Outcome
 
 
 DIAGNOSIS_FOLDER = "diagnosis"
+CANDIDATES_FOLDER = "candidates"  # of a model that is not better
 CANDIDATES_FILE, VERDICT_FILE = "candidates.md", "verdict.json"
 SHOWN_NOTES = 4  # notes that the terminal shows
 
@@ -51,6 +51,7 @@ class Improvement:
     accuracy: list[Table]
     notes: list[str]
     folder: Path
+    model: str
 
     @property
     def verdict(self) -> str:
@@ -72,40 +73,42 @@ class Improvement:
             lines += [f"{self.outcome.table.title}:", "", self.outcome.table.markdown(), ""]
         lines += self.notes[:SHOWN_NOTES]
         lines += [f"{PAGE_FILE} has all {len(self.notes)} remarks."] if len(self.notes) > SHOWN_NOTES else []
-        written = "the model, its card, results and" if self.accuracy else "no model, since yours is to be kept, but"
+        written = (
+            "the model, its card, results and" if self.key == "better" else "no model, since yours is to be kept, but"
+        )
         lines += ["", f"{self.folder} has {written} {PAGE_FILE}; the diagnosis is in {self.diagnosis.folder}."]
+        if self.accuracy and self.key != "better":
+            candidate = self.folder / CANDIDATES_FOLDER
+            taken = f"robust-vit interpolate {self.model} {candidate} --weight 1 --output_dir …"
+            lines.append(f"The candidate is in {candidate}. To use it all the same: {taken}")
         return "\n".join(lines)
 
 
-def write_candidate(chosen: Candidate, before: Candidate, session: Session, is_written: bool) -> Session:
-    """Write the model of a candidate to the session's folder, unless it was written; return the session with this model as `after`. Its last
-    layer, if it has one, is divided by a temperature that is fitted to the validation images."""
-    side, folder = session.sides["before"], session.folder
+def write_candidate(chosen: Candidate, before: Candidate, session: Session, folder: Path) -> Session:
+    """Write the model of a candidate to a folder; return the session with this model as `after`. Its last layer, if it has
+    one, is divided by a temperature that is fitted to the validation images."""
+    side = session.sides["before"]
     side.processor.save_pretrained(folder)
-    load = partial(load_sides, {"after": str(folder)}, session.protocol, session.accelerator)
-    sides = load() if is_written else {}
-    # Another model may have been put in its place.
-    if not is_written or sides["after"].weights != read_json(folder / RUN_FILE)["weights"]:
-        (model, files), temperature = chosen.build(), 1.0
-        # If the original is always right, as it is if labels are its predictions, no temperature can be fitted.
-        if not before.usual.all():
-            with suppress(NoLastLayer):
-                last = LastLayer(model.eval(), input_size(side.processor))
-                temperature = temperature_of(chosen.outputs())
-                last.replace(last.weight / temperature, last.bias / temperature)
-        files[RUN_FILE]["weights"] = weights_digest(model)
-        files[RUN_FILE]["training"]["temperature, fitted on the validation images"] = f"{temperature:.2f}"
-        with weights_written(folder):
-            model.save_pretrained(folder)
-        (folder / INTERPOLATION_FILE).unlink(missing_ok=True)  # a training may have been chosen here before
-        for name, content in files.items():
-            write_json(folder / name, content)
-        sides = load()
-    return replace(session, sides={**session.sides, **sides})
+    (model, files), temperature = chosen.build(), 1.0
+    # If the original is always right, as it is if labels are its predictions, no temperature can be fitted.
+    if not before.usual.all():
+        with suppress(NoLastLayer):
+            last = LastLayer(model.eval(), input_size(side.processor))
+            temperature = temperature_of(chosen.outputs())
+            last.replace(last.weight / temperature, last.bias / temperature)
+    files[RUN_FILE]["weights"] = weights_digest(model)
+    files[RUN_FILE]["training"]["temperature, fitted on the validation images"] = f"{temperature:.2f}"
+    with weights_written(folder):
+        model.save_pretrained(folder)
+    (folder / INTERPOLATION_FILE).unlink(missing_ok=True)  # a training may have been chosen here before
+    for name, content in files.items():
+        write_json(folder / name, content)
+    after = load_sides({"after": str(folder)}, session.protocol, session.accelerator)
+    return replace(session, sides={**session.sides, **after})
 
 
 def remove_model(folder: Path) -> None:
-    """Remove a model that was chosen for another share, with its card and results: the verdict now is to keep the original."""
+    """Remove a model that was written here before, with its card and results."""
     others = [f"{DIAGNOSIS_FOLDER}/{FIGURE_FILE}"]
     for path in [path for pattern in [*MODEL_FILES, *others] for path in folder.glob(pattern)]:
         if path.name not in (CANDIDATES_FILE, VERDICT_FILE):
@@ -136,13 +139,15 @@ def other_classes(session: Session) -> list[str]:
 def measure_outcome(
     session: Session,
     images: Images,
+    model_folder: Path | None,
     choice: tuple[str, Outcome | None],
     candidates: Table,
     chosen: Section,
     notes: list[str],
     attributes: Sequence[str],
 ) -> Improvement:
-    """Diagnose the session's sides on the validation images, and write results, card and page to its folder."""
+    """Diagnose the session's sides on the validation images, and write the page to its folder, and results and card of the
+    new model, if there is one, to `model_folder`."""
     folder, source = session.folder, session.sets[images.name].source
     diagnosis = measure_images(session, images, attributes, folder / DIAGNOSIS_FOLDER)
     write_report(diagnosis, session)
@@ -150,10 +155,10 @@ def measure_outcome(
     diagnosed, tables = diagnosis.section(), []
     shown = Section("Objects on other backgrounds", plots=diagnosed.plots)
     sections = [chosen, shown, Section("Diagnosis", diagnosed.tables, notes=diagnosis.verdict.splitlines())]
-    if "after" in session.sides:
+    if model_folder is not None:
         results = measure_accuracy(session)
-        write_finetuning_results(folder, results, session)
-        if (figure := folder / FIGURE_FILE).is_file():  # photographs must not be uploaded with the model
+        write_finetuning_results(model_folder, results, session)
+        if (figure := model_folder / FIGURE_FILE).is_file():  # photographs must not be uploaded with the model
             figure = figure.replace(folder / DIAGNOSIS_FOLDER / FIGURE_FILE)
             alt = "Images before and after, with maps of the predicted and of the true class."
             shown.plots.append(Picture("Original images", alt, data_url("png", figure.read_bytes()), "wide"))
@@ -165,14 +170,16 @@ def measure_outcome(
         chosen.notes.append(
             "The first table is cross-validated. The others measure the model on the images that chose it, so they are slightly too good."
         )
-    improvement = Improvement(*choice, diagnosis, candidates, tables, [*notes, *diagnosis.warnings], folder)
+    improvement = Improvement(
+        *choice, diagnosis, candidates, tables, [*notes, *diagnosis.warnings], folder, session.sides["before"].source
+    )
     title, _, more = improvement.verdict.partition(". ")
     chosen.notes = [more, *chosen.notes] if more else chosen.notes
     sections.append(Section("Remarks", notes=[*diagnosis.advice, *improvement.notes]))
     write_json(folder / VERDICT_FILE, improvement.record())
     write_page(folder / PAGE_FILE, f"{title.rstrip('.')}.", facts, [section for section in sections if section.filled])
-    if tables:
-        run = read_json(folder / RUN_FILE) | {"verdict": improvement.verdict, "notes": improvement.notes}
-        write_json(folder / RUN_FILE, run)
-        write_card(folder)
+    if model_folder is not None:
+        told = {"verdict": improvement.verdict, "notes": improvement.notes}
+        write_json(model_folder / RUN_FILE, read_json(model_folder / RUN_FILE) | told)
+        write_card(model_folder)
     return improvement

@@ -30,6 +30,14 @@ def write_photographs(root: Path, split: str, of_each: int, seed: int) -> None:
 
 
 @pytest.fixture(scope="module")
+def better():
+    """Every chosen candidate counts as better, so that it is written where it is loaded from."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("robust_vit_hf.improvement.choice.Outcome.key", "better")
+        yield
+
+
+@pytest.fixture(scope="module")
 def inputs(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("own")
     write_photographs(root / "photos", "train", 6, seed=0)

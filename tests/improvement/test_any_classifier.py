@@ -18,7 +18,7 @@ from ..helpers.tiny import masked_folder, tiny_vit
 from .conftest import CLASSES, OBJECT, with_masks, write_photographs
 
 
-pytestmark = pytest.mark.usefixtures("datasets_cache", "undrawn")
+pytestmark = pytest.mark.usefixtures("better", "datasets_cache", "undrawn")
 
 
 @pytest.fixture(scope="module")

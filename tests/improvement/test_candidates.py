@@ -17,12 +17,13 @@ from robust_vit_hf.evaluation.other_backgrounds import MOVED, Outputs, composite
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.improvement import candidates
 from robust_vit_hf.improvement.candidates import COMPOSITES_SHARE
-from robust_vit_hf.improvement.finetune import TRAINING_FOLDER, Finetuning, learning_rate
+from robust_vit_hf.improvement.finetune import Finetuning, learning_rate
 from robust_vit_hf.improvement.options import ImproveOptions
 from robust_vit_hf.improvement.verdict import write_candidate
 from robust_vit_hf.models.interpolation import interpolate
 from robust_vit_hf.models.last_layer import LastLayer, NoLastLayer
 from robust_vit_hf.models.loading import load_model
+from robust_vit_hf.utils.cache import Cache
 from robust_vit_hf.utils.files import RUN_FILE, read_json, write_json
 
 from ..helpers.sessions import session_of
@@ -289,7 +290,7 @@ def test_the_temperature_divides_the_whole_layer(dtype, tmp_path, monkeypatch):
     right = replace(before, usual=np.ones(16))
     for given, last_layer, scale in ((before, LastLayer, temperature), (right, LastLayer, 1), (before, no_layer, 1)):
         monkeypatch.setattr("robust_vit_hf.improvement.verdict.LastLayer", last_layer)
-        write_candidate(chosen, given, replace(session, folder=folder), is_written=False)
+        write_candidate(chosen, given, session, folder)
         written = load_file(folder / "model.safetensors")
         np.testing.assert_allclose(scale * written["classifier.weight"], expected.weight, rtol=1e-4)
         np.testing.assert_allclose(scale * written["classifier.bias"], expected.bias, rtol=1e-4)
@@ -303,15 +304,16 @@ def test_a_finetuned_candidate_is_as_sure_as_it_is_right(tmp_path, monkeypatch):
     session = session_of({"before": first}, {"noise": EvaluationSet.of(masked_dataset(16))})
     options = SimpleNamespace(output_dir=tmp_path / "model", learning_rate=1e-3, max_steps=2)
     outputs_of = partial(composite_outputs, session=session, count=candidates.VALIDATION_COMPOSITES, edit=MOVED)
-    finetuning = Finetuning(tmp_path, session.sides["before"], None, outputs_of, options, {})
-    monkeypatch.setattr(Finetuning, "trained", lambda *_: second)
-    write_json(tmp_path / TRAINING_FOLDER / RUN_FILE, {"training": {}})
+    finetuning = Finetuning(None, session.sides["before"], None, outputs_of, options, {})
+    second.save_pretrained(tmp_path / "trained")
+    monkeypatch.setattr(Finetuning, "trained", lambda *_: tmp_path / "trained")
+    write_json(tmp_path / "trained" / RUN_FILE, {"training": {}})
     side = replace(session.sides["before"], model=interpolate(first, second, 0.5))
     temperature = candidates.temperature_of(outputs_of(side))
     assert abs(temperature - 1) > 0.1 and temperature == candidates.temperature_of(finetuning.outputs(0.5))
     right, built = np.zeros(16), {"outputs": partial(finetuning.outputs, 0.5), "build": partial(finetuning.build, 0.5)}
     chosen, before = (candidates.Candidate(*4 * [right], **made) for made in (built, {}))
-    write_candidate(chosen, before, replace(session, folder=options.output_dir), is_written=False)
+    write_candidate(chosen, before, session, options.output_dir)
     written = load_model(str(options.output_dir)).state_dict()
     for name, values in side.model.state_dict().items():
         scale = temperature if name.startswith("classifier") else 1
@@ -325,9 +327,10 @@ def test_a_training_begins_with_the_given_model(tmp_path):
     options = ImproveOptions(model="a", dataset="b", output_dir=tmp_path / "c", learning_rate=1e-12, max_steps=1)
     given = candidates.Candidate(*4 * [np.zeros(16)], build=lambda: (second, {}))
     for start, name in ((None, "finetuned by swap,"), (given, "finetuned by swap from the new layer,")):
-        training = Finetuning(tmp_path / name, side, masked_dataset(16), None, options, {}, start=start)
+        training = Finetuning(Cache(tmp_path), side, masked_dataset(16), None, options, {}, start=start)
         assert str(training).startswith(name)
-        trained, expected = training.trained().state_dict(), (second if start else first).state_dict()
+        trained = load_model(str(training.trained())).state_dict()
+        expected = (second if start else first).state_dict()
         assert all(torch.allclose(trained[of], values, atol=1e-9) for of, values in expected.items())
 
 

@@ -11,7 +11,7 @@ from robust_vit_hf import RobustViTTrainer
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.hub.model_card import write_card
 from robust_vit_hf.improvement.candidates import Candidate
-from robust_vit_hf.improvement.finetune import TRAINING_FOLDER, Finetuning
+from robust_vit_hf.improvement.finetune import Finetuning
 from robust_vit_hf.improvement.verdict import write_candidate
 
 from ..helpers.sessions import session_of
@@ -26,15 +26,16 @@ SWAP = {"confidence target": "original", "background swap": "0.75"}
 @pytest.mark.parametrize("weight", [0.5, 1.0])
 def test_the_card_says_what_was_done(weight, tmp_path, monkeypatch):
     folder, model = tmp_path / "better", tiny_vit(seed=1)
-    config = tiny_config(tmp_path / TRAINING_FOLDER, method="swap")
+    config = tiny_config(tmp_path / "trained", method="swap")
     RobustViTTrainer(model, config, masked_dataset(8)).create_model_card(finetuned_from="mine")  # not trained
-    monkeypatch.setattr(Finetuning, "trained", lambda *_: model)
+    model.save_pretrained(tmp_path / "trained")
+    monkeypatch.setattr(Finetuning, "trained", lambda *_: tmp_path / "trained")
     session = session_of({"before": tiny_vit()}, {"noise": EvaluationSet.of(masked_dataset(8))}, folder)
     options = SimpleNamespace(output_dir=folder, learning_rate=None, max_steps=2)
-    finetuning = Finetuning(tmp_path, session.sides["before"], None, None, options, {})
+    finetuning = Finetuning(None, session.sides["before"], None, None, options, {})
     right = np.ones(8)
     chosen = Candidate(right, right, right, right, str(finetuning), weight, build=partial(finetuning.build, weight))
-    write_candidate(chosen, Candidate(right, right, right, right), session, is_written=False)
+    write_candidate(chosen, Candidate(right, right, right, right), session, folder)
     write_card(folder)
     card = (folder / "README.md").read_text()
     described = " ".join(card.partition("## Use")[0].split())

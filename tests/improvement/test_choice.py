@@ -110,15 +110,24 @@ def test_break_even_is_where_gain_and_loss_are_equal():
     assert outcome(0.01, 0.3).break_even[0] == 0 and "at any share" in outcome(0.01, 0.3).sentences[1]
     assert outcome(-0.05, -0.02).break_even == (1.0, 1.0)
     unbounded = outcome(-0.02, 0.05, deviations=(0.02, 0.05))
-    assert unbounded.key == "open" and unbounded.break_even[0] == pytest.approx(2 / 7) and unbounded.break_even[1] == 1
+    assert (
+        unbounded.key == "inconclusive"
+        and unbounded.break_even[0] == pytest.approx(2 / 7)
+        and unbounded.break_even[1] == 1
+    )
     few = replace(outcome(0.0, 0.45), count=12)  # whose interval is wider than their resamples
-    assert few.key == "open" and few.break_even[1] < few.share
+    assert few.key == "inconclusive" and few.break_even[1] < few.share
     assert not any("It is better" in text for found in (unbounded, few) for text in found.sentences)
 
 
 @pytest.mark.parametrize(
     "usual, other, share, key",
-    [(0.0, 0.4, 0.25, "better"), (-0.02, 0.4, 0.0, "worse"), (0.0, 0.05, 0.25, "open"), (-0.09, 0.01, 0.25, "worse")],
+    [
+        (0.0, 0.4, 0.25, "better"),
+        (-0.02, 0.4, 0.0, "worse"),
+        (0.0, 0.05, 0.25, "inconclusive"),
+        (-0.09, 0.01, 0.25, "worse"),
+    ],
 )
 def test_the_verdict_is_that_of_the_interval_at_the_share(usual, other, share, key):
     found = outcome(usual, other, share)
@@ -159,7 +168,7 @@ def test_more_images_are_asked_for_with_the_number_that_would_tell():
     (asked,) = (sentence for sentence in found.sentences if "images instead of 200" in sentence)
     assert 700 <= int(asked.split()[1].replace(",", "")) <= 900
     few = replace(outcome(0.05, 0.05, 0.0, (0.01, 0.0)), count=20)  # 3 / N is 5 points for 60 images
-    assert few.key == "open" and int(few.sentences[-1].split()[1]) in (60, 61)
+    assert few.key == "inconclusive" and int(few.sentences[-1].split()[1]) in (60, 61)
     assert not any("instead of" in sentence for sentence in outcome(0.0, 0.4).sentences)
     # The error of composites, 3.4 points at this share, stays.
     (asked,) = (text for text in outcome(0.04, 0.04, 0.25, (0.02 / 0.75, 0.0)).sentences if "instead of 200" in text)

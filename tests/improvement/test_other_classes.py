@@ -19,7 +19,7 @@ from ..helpers.sessions import session_of
 from ..helpers.tiny import masked_dataset, tiny_vit
 
 
-pytestmark = pytest.mark.usefixtures("datasets_cache", "undrawn")
+pytestmark = pytest.mark.usefixtures("better", "datasets_cache", "undrawn")
 
 
 def two_of_four_classes(inputs: Path, folder: Path) -> list:
@@ -63,7 +63,7 @@ def test_a_model_with_little_to_gain_is_kept(inputs, tmp_path, monkeypatch):
     options = [*two_of_four_classes(inputs, tmp_path / "two"), "--effort", "full"]
     printed = succeed("improve", *options, "--output_dir", tmp_path / "kept")
     verdict = json.loads((tmp_path / "kept" / "verdict.json").read_text())
-    assert verdict["outcome"] == "healthy" and "there is little to gain, and nothing was trained" in printed
+    assert verdict["outcome"] == "already_robust" and "there is little to gain, and nothing was trained" in printed
     assert not (tmp_path / "kept" / "config.json").is_file() and (tmp_path / "kept" / "report.html").is_file()
 
 
