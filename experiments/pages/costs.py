@@ -103,8 +103,10 @@ def soak() -> str:
     runs = [benchmark("soak")[name] for name in ("improve", "sweep")]
     faults = sum(sum(of["faults"].values()) for of in runs)
     ends, equal = (sum(of[key] for of in runs) for key in ("ends", "equal to the unbroken run"))
-    outcome = runs[0]["its outcome"]
-    return text("soak", faults=faults, ends=ends, equal="all" if equal == ends else equal, outcome=outcome)
+    outcome, met = runs[0]["its outcome"], "faults met its training too, and that of `sweep`"
+    if outcome == "already_robust":  # nothing was trained
+        met = "its faults met masks, features and the diagnosis; those of `sweep` met the training"
+    return text("soak", faults=faults, ends=ends, equal="all" if equal == ends else equal, outcome=outcome, met=met)
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
