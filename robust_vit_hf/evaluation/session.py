@@ -188,7 +188,12 @@ def open_session(
     accelerator = make_accelerator(bf16)
     names = {"before": models.before} | ({"after": models.after} if models.after else {})
     own = Cache(folder / "cache") if folder else None
-    if folder and (folder / "config.json").is_file() and not (folder / "cache").is_dir():
+    of_models = {Path(name).resolve() for name in names.values()}
+    if (
+        folder
+        and (folder / "config.json").is_file()
+        and (folder.resolve() in of_models or not (folder / "cache").is_dir())
+    ):
         raise ValueError(f"`{folder}` has a model, whose files would be replaced: choose another --output_dir.")
     with own.lock() if own else nullcontext():
         sides = load_sides(names, protocol, accelerator, given)

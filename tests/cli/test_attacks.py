@@ -85,7 +85,12 @@ def test_attack(attack: Attack, untouched, complete, request, tmp_path, datasets
         return
     assert completed.status == 0, completed.err
     assert all(path.exists() for path in there)
-    if attack.after:  # what was damaged is as it was
+    if attack.anew:
+        written = made(inputs.out)
+        shutil.rmtree(inputs.out)
+        assert call(*command).status == 0
+        assert made(inputs.out).items() <= written.items()  # the cache still has what was computed from other images
+    elif attack.after:  # what was damaged is as it was
         assert made(inputs.out) == made(complete(attack.command) / "whole")
     if attack.command == "diagnose":
         assert json.loads((inputs.out / "results.json").read_text())["num_images"] == attack.images

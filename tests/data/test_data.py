@@ -13,7 +13,6 @@ from PIL import Image
 from robust_vit_hf import load_image_set, load_masked_dataset, load_model
 from robust_vit_hf.data.schema import check_columns, check_rows
 from robust_vit_hf.data.write_dataset import SplitWriter
-from robust_vit_hf.utils.stage import Stage
 
 from ..helpers import layouts
 from ..helpers.layouts import prepare
@@ -66,9 +65,9 @@ def test_folders_of_one_name_are_not_mixed_up(tmp_path):
     for place, seed in (("first", 0), ("second", 1), ("second", 2)):
         folder, rows = tmp_path / place / "masks", masked_rows(3, seed)
         shutil.rmtree(folder, ignore_errors=True)
-        writer = SplitWriter(Stage(folder, {}), "train", features, title="Masks", text="Noise.")
+        writer = SplitWriter(folder, {}, "train", str(seed), features, title="Masks", text="Noise.")
         encoded = [features.encode_example(row | {"file_name": f"{n}.png"}) for n, row in enumerate(rows)]
-        writer.write(encoded, list("012"))
+        writer.write(encoded)
         writer.finish()
         assert_rows(folder, "train", rows)
 

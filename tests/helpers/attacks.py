@@ -157,6 +157,7 @@ class Attack:
     told: str = ""  # part of what is printed then
     command: str = "diagnose"
     after: bool = False  # the command is complete in the output folder before the attack
+    anew: bool = False  # its outputs are those of a new folder then, and otherwise as they were
     processes: int = 1  # how many share the command, started by a launcher
 
 
@@ -386,10 +387,10 @@ AFTER = [
     diagnosed("predictions of an earlier run deleted", _damage("cache/*.parquet", Path.unlink)),
     complete("`verdict.json` cut off", _damage("verdict.json", _cut)),
     complete("`model.safetensors` deleted", _damage("model.safetensors", Path.unlink)),
-    complete("a training image changed since", _other_image("train"), "train"),
-    complete("a validation image changed since", _other_image(), "images"),
+    complete("a training image changed since", _other_image("train"), anew=True),
+    complete("a validation image changed since", _other_image(), anew=True),
     complete("the improved model replaced since", lambda of: shutil.copy(of.model / "model.safetensors", of.out)),
-    complete("the improved folder as the model", lambda of: Words(("--model", of.out)), "model"),
+    complete("the improved folder as the model", lambda of: Words(("--model", of.out)), "has a model"),
 ]
 TOGETHER = [
     Attack("another process in the output folder", Inputs.work_in_output, "is in use by another process"),
