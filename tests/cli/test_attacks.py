@@ -125,7 +125,6 @@ def made(out: Path) -> dict[str, bytes]:
     return {
         name: content
         for name, content in files_below(out).items()
-        if name.endswith("/stage.json")
-        or name.endswith("/made_from.json")
+        if name.endswith("/made_from.json")
         or not any(Path(name).match(pattern) for pattern in own)
     }

@@ -78,7 +78,7 @@ def test_results_of_other_commands_stay_where_they_are(hub, changed):
     """Below the model, whatever their folder is called, and beside it: images, names of files, and other models."""
     private = "robustness/paper/examples.parquet robustness/paper/validation/after/rows.parquet diag/_parts/0.parquet"
     private += (
-        " diag/strip.png diag/.stage.lock robustness/results.json control/model.safetensors control/emissions.csv"
+        " diag/strip.png diag/cache/.lock robustness/results.json control/model.safetensors control/emissions.csv"
     )
     private += " runs/robustness/strip.png figure_1.png captions.md masks/train/train-00000.parquet report.html"
     for name in f"{private} predictions/a/rows.parquet emissions.csv".split():
