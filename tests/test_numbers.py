@@ -55,7 +55,7 @@ RUNS = {
     "--control --weight_decay 0.1 --confidence_target original --background_swap 0.5 --start_layer 1 --seed 5",
     "adapter": f"train --model dino --dataset masked {TRAINING} --lora_rank 4 --method gradmask --protocol paper "
     "--max_steps 4 --eval_split validation[9:] --test_split validation[:9]",
-    "evaluation": "evaluate --model still --compare tuned --dataset masked --training_data masked --cut_out",
+    "evaluation": "evaluate --model still --compare tuned --dataset masked --training_data masked",
     "sets": f"evaluate --model wide --compare wider --protocols paper native --batch_size 3 --sets {SETS}",
     "segmentation": "segment --model still --compare tuned --dataset masked --batch_size 7",
     "mixed": f"interpolate wide wider --weights 0 0.4 1 --protocol native {MIXED_SETS}",

@@ -15,24 +15,19 @@ from ..data.background_edits import chosen_attributes, draw_donors
 from ..data.balanced_splits import choose_images
 from ..data.copies import without_copies
 from ..data.find_images import Images, find_images, write_left_out
-from ..data.groups import group_shares, groups_of, slice_shares, training_rows
+from ..data.groups import group_shares, groups_of, training_rows
 from ..data.known_sets import BUNDLED_BENCHMARK
 from ..data.schema import may_be_shown
-from ..evaluation.accuracy import measure_accuracy
 from ..evaluation.measurement import measure, save_predictions
-from ..evaluation.options import NamedSource
 from ..evaluation.other_backgrounds import Attributes, Backgrounds
 from ..evaluation.session import Models, Session, Side, given_model, open_session
-from ..evaluation.sets import load_evaluation_sets
 from ..masks.choose_mask_maker import MaskSettings, masked_images
 from ..results.html_page import PAGE_FILE, write_page
-from ..results.intervals import Interval
 from ..results.predictions import PREDICTIONS_FILE
-from ..results.set_tables import OF_CONDITIONS, imagenet_9_measures
 from .example_strip import NUM_EXAMPLES, composed_images, drawn_rows, taken_rows
 from .linear_probe import CrossValidatedProbe, LinearProbe, PhotographsDiagnosis
 from .options import DiagnoseOptions
-from .report import DiagnosisReport, slice_tables, top1_table, write_report
+from .report import DiagnosisReport, top1_table, write_report
 from .verdict import AttributeDiagnosis, Diagnosis
 
 
@@ -84,14 +79,12 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
             if groups_of(images.rows, images.name) is not None:
                 train = training_rows(images.source, options.split)
                 images = replace(images, group_weights=group_shares(train, "train"))
-            weights = slice_shares(images.rows, images.source, options.split, options.slices)
         images = replace(images, rows=choose_images(images.rows, options.num_images))
         # Rejects images of one class before masks are made, which takes long.
         draw_donors(images.rows.with_format(None)["label"][:])
         if images.source != BUNDLED_BENCHMARK:
             with session.accelerator.main_process_first():
                 images = without_copies({images.name: images})[images.name]
-        imagenet_9 = {} if options.imagenet_9 is None else _imagenet_9(session, options.imagenet_9)
         side = session.sides["before"]
         making = MaskSettings(options.mask_method, options.mask_model, side.model, side.processor, options.bf16)
         made = masked_images(folder, {MASKS_FOLDER: images}, session.classes, making)
@@ -99,8 +92,6 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
         measured = session.with_images(images)
         report = measure_images(measured, images, options.attributes, folder)
         if report is not None:
-            slices = slice_tables(images.rows, options.slices, report.diagnoses, weights)
-            report = replace(report, imagenet_9=imagenet_9, groups=[*report.groups, *slices])
             write_report(report, measured)
             if options.html:
                 facts = {"model": session.sides["before"].name, "masks": images.masks}
@@ -108,14 +99,6 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
                 title = decides if options.model else "Do the photographs invite a shortcut?"
                 write_page(folder / PAGE_FILE, title, facts, [report.section()])
         return report
-
-
-def _imagenet_9(session: Session, source: str) -> dict[str, dict[str, Interval]]:
-    named = [NamedSource(f"imagenet-9-{name}", source) for name in OF_CONDITIONS.values()]
-    with session.accelerator.main_process_first():
-        sets = load_evaluation_sets(named, session.protocol, 1)
-    measures = imagenet_9_measures(measure_accuracy(session.with_sets(sets), relevance=False))
-    return {f"ImageNet-9, {side}" if len(measures) > 1 else "ImageNet-9": of for side, of in measures.items()}
 
 
 def measure_backgrounds(session: Session, measurement: Backgrounds = ALL_CONDITIONS) -> dict[str, Diagnosis]:

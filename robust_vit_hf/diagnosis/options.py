@@ -75,12 +75,6 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
     )
     split: str = option("", "split of --dataset (default: validation; without --model, train)")
     dataset: str | None = option(None, "labelled images: class folders, parquet, Hub id, … (default: bundled ones)")
-    imagenet_9: str | None = option(None, "source of ImageNet-9, to measure a model of ImageNet on this set too")
-    slices: list[str] = option(
-        [],
-        "columns of metadata.csv, such as `camera site`: measure each value, and each pair of values of 20 images",
-        metavar="COLUMN",
-    )
     html: bool = option(False, "write report.html too")
     fail_if: str | None = option(
         None,
@@ -102,7 +96,7 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
                 )
             self.model = self.model or BUNDLED_MODEL
         if self.model is None:
-            of_a_model = ("compare", "protocol", "imagenet_9")
+            of_a_model = ("compare", "protocol")
             if given := [f"--{name}" for name in of_a_model if getattr(self, name) is not None]:
                 raise ValueError(f"{', '.join(given)} cannot be used without --model: give it, or leave this out")
         self.split = self.split or ("train" if self.model is None else "validation")

@@ -1,26 +1,23 @@
 """The report of a diagnosis: its tables, as text, as a section of a page, and its files."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import beta
-from transformers.utils import logging
 
 from ..data.background_edits import ATTRIBUTES, CONDITIONS
 from ..data.find_images import Images
-from ..data.groups import groups_of, slices_of
 from ..evaluation.results_files import write_results_json
 from ..evaluation.session import Session
 from ..metrics.robust_accuracy import ranks
 from ..results.html_page import PAGE_FILE, Section
-from ..results.intervals import Bootstrap, Interval
+from ..results.intervals import Interval
 from ..results.plots import page_picture
 from ..results.run_results import SetResult, SideResult
 from ..results.set_tables import groups_table
@@ -44,8 +41,7 @@ class DiagnosisReport:
         taken: images chosen by [`TAKEN_RULE`].
         edited: examples with the attributes of other images.
         without_map: reasons why models have no relevance map.
-        groups: tables of the groups and slices of the images.
-        imagenet_9: measures on ImageNet-9 by the head of their column.
+        groups: tables of the groups of the images.
     """
 
     diagnoses: dict[str, Diagnosis]
@@ -57,7 +53,6 @@ class DiagnosisReport:
     folder: Path
     without_map: list[str]
     groups: list[Table]
-    imagenet_9: dict[str, dict[str, Interval]] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
@@ -72,7 +67,7 @@ class DiagnosisReport:
 
     @cached_property
     def tables(self) -> list[Table]:
-        return [*diagnosis_tables(self.diagnoses, self.imagenet_9), *self.groups, *self.attribute_tables]
+        return [*diagnosis_tables(self.diagnoses), *self.groups, *self.attribute_tables]
 
     @property
     def attribute_tables(self) -> list[Table]:
@@ -177,22 +172,16 @@ def write_report(report: DiagnosisReport, session: Session) -> None:
     write_results_json(session, folder, settings | {"protocol": session.protocol}, facts, parts)
 
 
-logger = logging.get_logger(__name__)
-
-LEAST = 20  # images that a slice needs to be shown
 PAIRS_FILE = "pairs.csv"
 NUM_ADVICE, MANY_CLASSES = 3, 20
 WHOLE = "whole background"  # stands in the column of the attributes
 
 
-def diagnosis_tables(
-    diagnoses: Mapping[str, Diagnosis], imagenet_9: Mapping[str, Mapping[str, Interval]] | None = None
-) -> list[Table]:
+def diagnosis_tables(diagnoses: Mapping[str, Diagnosis]) -> list[Table]:
     """Tables of measures, of classes, and of pairs of class and background, by side."""
     others: dict[str, Mapping[str, Interval]] = {}
     if "after" in diagnoses:
         others["change"] = diagnoses["after"].change_from(diagnoses["before"])
-    others |= imagenet_9 or {}
     for side, diagnosis in diagnoses.items():
         if not trusted_masks(diagnosis.columns).all():
             others[f"{side}, masks in doubt too"] = replace(diagnosis, with_doubts=True).measures
@@ -237,51 +226,14 @@ def top1_table(
     diagnoses: Mapping[str, Diagnosis],
     groups: np.ndarray,
     weights: dict[str, float] | None,
-    kept: np.ndarray | bool = True,
 ) -> Table:
-    """Top-1 of each group on the original images that are `kept`, see [`groups_table`]."""
+    """Top-1 of each group on the original images, see [`groups_table`]."""
     sides = {}
     for side, diagnosis in diagnoses.items():
         predicted = np.array(diagnosis.columns["original"])[:, None]
         sides[side] = SideResult(ranks(predicted, diagnosis.columns["accepted"]))
-    labels = np.where(kept, next(iter(diagnoses.values())).columns["label"], -1)  # -1 does not count
+    labels = np.asarray(next(iter(diagnoses.values())).columns["label"])
     return groups_table(SetResult(name, sides, labels, group_weights=weights), groups)
-
-
-def slice_tables(
-    dataset: datasets.Dataset,
-    columns: Sequence[str],
-    diagnoses: Mapping[str, Diagnosis],
-    weights: Mapping[str, dict[str, float] | None],
-) -> list[Table]:
-    """Top-1 and BG-Gap of the groups with [`LEAST`] images or more, for each of [`slices_of`] the columns."""
-    tables = []
-    for name, of_slice in slices_of(columns).items():
-        groups = groups_of(dataset, "images", *of_slice)
-        if groups is None:
-            continue
-        names, numbers, counts = np.unique(groups.astype(str), return_inverse=True, return_counts=True)
-        kept = counts[numbers] >= LEAST
-        if kept.any():
-            few = {*names[counts < LEAST]}  # the table must not call these missing
-            shares = {group: share for group, share in (weights.get(name) or {}).items() if group not in few}
-            tables.append(top1_table(name, diagnoses, groups, shares, kept))
-            tables.append(_gaps(name, diagnoses, groups, names[counts >= LEAST]))
-        elif name in columns:
-            logger.warning(f"`{name}` is left out: no value has {LEAST} images; the most frequent has {counts.max()}.")
-    return tables
-
-
-def _gaps(name: str, diagnoses: Mapping[str, Diagnosis], groups: np.ndarray, known: np.ndarray) -> Table:
-    gaps = []
-    for diagnosis in diagnoses.values():
-        of_groups = {group: np.where(groups == group, diagnosis.values["bg_gap"], np.nan) for group in known}
-        gaps.append(Bootstrap.means(of_groups))
-    rows = []
-    for group in known:
-        cells = (str(of_side[group].difference()) if group in of_side else "–" for of_side in gaps)
-        rows.append([group, str((groups == group).sum()), *cells])
-    return Table(f"BG-Gap of `{name}`, in points [95 % interval]", [name, "images", *diagnoses], rows)
 
 
 def pair_table(diagnoses: Mapping[str, Diagnosis], attributes: Mapping[str, AttributeDiagnosis]) -> pd.DataFrame:

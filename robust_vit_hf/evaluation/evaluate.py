@@ -1,6 +1,6 @@
 """`robust-vit evaluate`: accuracy, calibration and relevance of one or two models on evaluation sets."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
@@ -11,7 +11,6 @@ from ..data.known_sets import BUNDLED_BENCHMARK
 from ..models.image_processors import Protocol, is_of_paper, resolve_protocol
 from ..results.plots import run_figures, save_figure
 from ..results.predictions import PREDICTIONS_FILE
-from ..results.set_tables import cut_out_table
 from ..results.summary import summarize, tables_of
 from ..results.tables import Table
 from ..utils.cache import Cache
@@ -20,10 +19,9 @@ from .accuracy import Accuracy, set_result
 from .examples import write_before_after
 from .measurement import measure, save_predictions
 from .options import EvaluateOptions
-from .other_backgrounds import Backgrounds
 from .results_files import write_results_json
 from .session import Models, Session, open_session
-from .sets import EvaluationSet, load_sets, with_objects
+from .sets import load_sets
 
 
 def evaluate(options: EvaluateOptions, cache: Cache | None = None) -> str:
@@ -38,15 +36,11 @@ def evaluate(options: EvaluateOptions, cache: Cache | None = None) -> str:
             for protocol in protocols:
                 session = opened if protocol == opened.protocol else opened.under(protocol)
                 sessions.append(session.with_sets(load_sets(options, protocol, options.images_per_set)))
-        masked = [with_objects(session.sets) if options.cut_out else {} for session in sessions]
-        if options.cut_out and not all(masked):
-            names = ", ".join(sessions[0].sets)
-            raise ValueError(f"--cut_out: none of {names} has masks and labels. Make masks with `robust-vit masks`.")
         classes = _training_classes(options, sessions[0])
         facts: dict = {"protocols": {}}
         parts: list[str | Table] = []
-        for session, sets in zip(sessions, masked, strict=True):
-            of_protocol = _evaluate(session, sets, classes, folder)
+        for session in sessions:
+            of_protocol = _evaluate(session, classes, folder)
             facts["protocols"][session.protocol], tables_and_notes = of_protocol
             parts += tables_and_notes
         if not parts:
@@ -56,16 +50,11 @@ def evaluate(options: EvaluateOptions, cache: Cache | None = None) -> str:
     return f"\n{markdown}\nresults.json, tables, plots, examples and the predictions of each image: {folder}"
 
 
-def _evaluate(
-    session: Session, masked: dict[str, EvaluationSet], classes: frozenset[int] | None, output_dir: Path
-) -> tuple[dict, list[str | Table]]:
+def _evaluate(session: Session, classes: frozenset[int] | None, output_dir: Path) -> tuple[dict, list[str | Table]]:
     """Measure under one protocol, and write plots and examples. Returns results and tables, in the main process."""
     measured = measure(session, Accuracy())
     results = {name: set_result(name, rows, measured[name]) for name, rows in session.sets.items()}
     tables, folder = tables_of(results, classes), output_dir / session.protocol
-    if masked:
-        cut_out = measure(replace(session, sets=masked), Backgrounds(("original", "only_fg"), relevance=False))
-        tables.append(cut_out_table(cut_out))
     save_predictions(folder / PREDICTIONS_FILE, session, measured)
     if not session.accelerator.is_main_process:
         return {}, []

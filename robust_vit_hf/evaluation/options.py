@@ -126,7 +126,6 @@ class EvaluateOptions(BatchOptions, ImagesOptions, PrecisionOptions, SetsOptions
     )
     training_data: str | None = option(None, "images that --compare was finetuned on; tables separate their classes")
     train_split: str = option("train", "split of --training_data")
-    cut_out: bool = option(False, "also classify the objects without their backgrounds, cut out by their masks")
     output_dir: Path = output_dir("runs/robustness")
 
     def __post_init__(self):

@@ -1,6 +1,6 @@
 """Evaluation sets under a protocol: images and their correct labels."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -114,17 +114,6 @@ def factors_of(dataset: datasets.Dataset) -> dict[str, np.ndarray]:
     columns = dataset.with_format(None).select_columns(names).to_pandas()
     known = columns.select_dtypes("number").dropna(axis=1)  # a user's column may have one of these names
     return {name: known[name].to_numpy(float) for name in known}
-
-
-def with_objects(sets: Mapping[str, EvaluationSet]) -> dict[str, EvaluationSet]:
-    """The labelled images of the sets with masks."""
-    with_mask = {}
-    for name, rows in sets.items():
-        chosen = [index for index, labels in enumerate(rows.accepted) if labels]
-        if chosen and "mask" in rows.dataset.column_names:
-            accepted = [rows.accepted[index] for index in chosen]
-            with_mask[name] = replace(rows, dataset=rows.dataset.select(chosen), accepted=accepted)
-    return with_mask
 
 
 def load_evaluation_sets(

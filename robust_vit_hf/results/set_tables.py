@@ -65,25 +65,6 @@ MEASURES = {
     "ImageNet-9: Object Focus, 1 − BG-Gap / top-1 on ImageNet": ("imagenet-1k", *_MIXED),
     "CounterAnimal: common − counter": ("counteranimal-common", "counteranimal-counter"),
 }
-# Conditions of `robust-vit diagnose`, and the variations of ImageNet-9 that they correspond to.
-OF_CONDITIONS = {name: name for name in ("original", "mixed_same", "mixed_rand", "only_fg", "no_fg")}
-OF_CONDITIONS["only_bg"] = "only_bg_t"
-
-
-def imagenet_9_measures(results: Mapping[str, SetResult]) -> dict[str, dict[str, Interval]]:
-    """The measures of the background that ImageNet-9 has, by side, with bootstrap intervals."""
-    drawn = {condition: _top1(results[f"imagenet-9-{name}"]) for condition, name in OF_CONDITIONS.items()}
-    measures: dict[str, dict[str, Interval]] = {}
-    for side in drawn["original"]:
-        top1 = {condition: by_side[side] for condition, by_side in drawn.items()}
-        gap = top1["mixed_same"] - top1["mixed_rand"]
-        intervals: dict[str, Interval] = {condition: of.interval() for condition, of in top1.items()}
-        intervals["composing"] = (top1["original"] - top1["mixed_same"]).difference()
-        intervals["bg_gap"] = gap.difference()
-        if top1["original"].draws[0] > 0:
-            intervals["object_focus"] = Bootstrap.of(object_focus, top1["original"], gap).interval()
-        measures[side] = intervals
-    return measures
 
 
 def reliance_tables(results: Mapping[str, SetResult]) -> list[Table]:
@@ -106,24 +87,6 @@ def _top1(result: SetResult) -> dict[str, Bootstrap]:
     sides = [side for side in ("before", "after") if side in result.sides]
     columns: dict[str, np.ndarray] = {side: np.where(result.usable, result.correct(side), np.nan) for side in sides}
     return Bootstrap.means(columns, seed=zlib.crc32(result.name.encode()))
-
-
-def cut_out_table(measured: Mapping[str, Mapping[str, Mapping[str, Sequence]]]) -> Table:
-    """Table of top-1 in the conditions `original` and `only_fg`, from
-    [`~robust_vit_hf.evaluation.other_backgrounds.Backgrounds`]."""
-    rows = []
-    for name, sides in measured.items():
-        for side, columns in sides.items():
-            by_condition = {condition: outcomes(columns, condition) for condition in ("original", "only_fg")}
-            drawn = Bootstrap.means(by_condition, zlib.crc32(name.encode()))
-            if not drawn:
-                rows.append([name, side, "0", *3 * "–"])
-                continue
-            original, cut_out = drawn.values()
-            cells = [original.interval(), cut_out.interval(), (cut_out - original).difference()]
-            rows.append([name, side, str(original.count), *map(str, cells)])
-    title = "Top-1 with the background and without it (the object on black), in per cent [95 % interval]"
-    return Table(title, ["set", "model", "images", "original", "only the object", "change"], rows)
 
 
 def outcomes(columns: Mapping[str, Sequence], condition: str) -> np.ndarray:

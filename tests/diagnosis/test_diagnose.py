@@ -170,8 +170,8 @@ def test_masks_are_made_where_there_are_none(model, tmp_path, caplog):
     assert "\nvalidation,row 1," in (tmp_path / "out" / "left_out.csv").read_text()
     assert (masks / "contact_sheet_train.png").is_file()
     assert "annotations_creators: machine-generated" in (masks / "README.md").read_text()
-    succeed("diagnose", *options, "--slices", "site")
-    assert "Masks of `validation` are not made again" in caplog.text and "the most frequent has 4" in caplog.text
+    succeed("diagnose", *options)
+    assert "Masks of `validation` are not made again" in caplog.text
     # Masks of these images are not those of others, or of fewer.
     refused = call("diagnose", *options, "--num_images", 6).error
     assert "differ in: images of `train`" in refused

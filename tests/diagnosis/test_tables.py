@@ -2,49 +2,14 @@
 
 from types import SimpleNamespace
 
-import datasets
 import numpy as np
 import pytest
 
 from robust_vit_hf.data.background_edits import CONDITIONS
 from robust_vit_hf.diagnosis.example_strip import taken_rows
 from robust_vit_hf.diagnosis.linear_probe import PhotographsDiagnosis
-from robust_vit_hf.diagnosis.report import WHOLE, DiagnosisReport, advice, matrices, pair_table, slice_tables
+from robust_vit_hf.diagnosis.report import WHOLE, DiagnosisReport, advice, matrices, pair_table
 from robust_vit_hf.diagnosis.verdict import AttributeDiagnosis, Diagnosis
-
-
-def diagnosis(right: np.ndarray, mixed: np.ndarray) -> Diagnosis:
-    """Images of two classes in turn, right as they are and on the background of another class where given."""
-    label = np.arange(len(right)) % 2
-    columns = dict.fromkeys(CONDITIONS, np.where(right, label, 1 - label))
-    columns |= {"mixed_rand": np.where(mixed, label, 1 - label), "label": label, "donor_class": 1 - label}
-    columns |= {"accepted": [[int(one)] for one in label], "object_share": np.full(len(label), 0.1)}
-    columns |= {"donor_same": label, "donor_rand": label, "relevance_on_object": np.full(len(label), 0.5)}
-    columns["confirmed"] = np.ones(len(label), dtype=bool)
-    return Diagnosis(columns, ["cow", "boat"])
-
-
-def test_each_value_and_pair_has_its_top1_and_gap():
-    camera = np.repeat(["old", "new", "toy"], [40, 40, 10])
-    site = np.tile(["farm", "harbour"], 45)
-    right, mixed = camera != "old", camera == "new"
-    rows = datasets.Dataset.from_dict({"camera": camera.tolist(), "site": site.tolist()})
-    found = {"before": diagnosis(right | (site == "farm"), mixed)}
-    shares = {"old, farm": 0.6, "old, harbour": 0.3, "new, farm": 0.05, "new, harbour": 0.05}
-    weights = {"camera": {"old": 0.45, "new": 0.05, "toy": 0.5}, "camera × site": shares | {"old, hill": 0.1}}
-    tables = slice_tables(rows, ["camera", "site"], found, weights)
-    camera, gaps, site, _, both, gaps_of_both = tables
-    assert [(row[0], row[1], row[2].split()[0]) for row in camera.rows[:3]] == [  # without `toy`, of 10 images
-        ("new", "40", "100.0"),
-        ("old", "40", "50.0"),
-        ("worst group", "–", "50.0"),
-    ]
-    assert camera.rows[3][2].startswith("55.0") and "Without" not in camera.title  # weighted as in training
-    assert [(row[0], row[2].split()[0]) for row in gaps.rows] == [("new", "+0.0"), ("old", "+50.0")]
-    assert [row[1] for row in site.rows[:2]] == ["45", "45"]
-    assert [row[0] for row in both.rows[:4]] == ["new, farm", "new, harbour", "old, farm", "old, harbour"]
-    assert both.rows[5][2].startswith("70.0") and both.title.endswith("that have no images here (1): old, hill")
-    assert gaps_of_both.rows[2][2].startswith("+100.0")
 
 
 NAMES = ["cow", "boat", "cat"]
