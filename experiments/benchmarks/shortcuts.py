@@ -30,7 +30,7 @@ from transformers import PreTrainedModel, ViTImageProcessor
 from robust_vit_hf.data.background_edits import ATTRIBUTES
 from robust_vit_hf.diagnosis.verdict import AttributeDiagnosis
 from robust_vit_hf.evaluation.measurement import measure
-from robust_vit_hf.evaluation.other_backgrounds import Attributes
+from robust_vit_hf.evaluation.other_backgrounds import Backgrounds
 from robust_vit_hf.evaluation.session import Session, Side
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.improvement.candidates import Layer, compute_features, new_layers
@@ -145,7 +145,7 @@ def diagnosed(of: Shortcut) -> dict:
     """Top-1 with the usual attribute and with the attribute at random, and the diagnosis."""
     session, shuffled = trained(of), of.rows("random")
     images = session.with_sets({"images": images_of(of.rows("validation"), session.classes)})
-    measured = measure(images, Attributes())["images"]["before"]
+    measured = measure(images, Backgrounds(("original",), tuple(ATTRIBUTES), relevance=False))["images"]["before"]
     found = AttributeDiagnosis(measured, tuple(ATTRIBUTES))
     home = np.mean(np.array(measured["original"]) == np.array(measured["label"]))
     last = LastLayer(session.sides["before"].model, tuple(pixels(shuffled[:1]).shape[2:]))

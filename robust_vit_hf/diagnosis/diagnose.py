@@ -19,7 +19,7 @@ from ..data.groups import group_shares, groups_of, training_rows
 from ..data.known_sets import BUNDLED_BENCHMARK
 from ..data.schema import may_be_shown
 from ..evaluation.measurement import measure, save_predictions
-from ..evaluation.other_backgrounds import Attributes, Backgrounds
+from ..evaluation.other_backgrounds import Backgrounds
 from ..evaluation.session import Models, Session, Side, given_model, open_session
 from ..masks.choose_mask_maker import MaskSettings, masked_images
 from ..results.html_page import PAGE_FILE, write_page
@@ -114,10 +114,10 @@ def measure_attributes(session: Session, attributes: Sequence[str]) -> dict[str,
     """Diagnosis of these attributes by side, on the only set of a session; empty without attributes."""
     if not attributes:
         return {}
-    measurement = Attributes(chosen_attributes(attributes))
+    measurement = Backgrounds(("original",), chosen_attributes(attributes), relevance=False)
     of_folds = CrossValidatedProbe(measurement) if isinstance(session.sides["before"], LinearProbe) else measurement
     (measured,) = measure(session, of_folds).values()
-    return {side: AttributeDiagnosis(of_side, measurement.names) for side, of_side in measured.items()}
+    return {side: AttributeDiagnosis(of_side, measurement.attributes) for side, of_side in measured.items()}
 
 
 def measure_images(session: Session, images: Images, names: Sequence[str], folder: Path) -> DiagnosisReport | None:

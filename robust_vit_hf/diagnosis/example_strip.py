@@ -18,7 +18,7 @@ from ..data.background_edits import CONDITIONS
 from ..data.schema import may_be_shown
 from ..data.transforms import denormalize, eval_transform, pixel_levels
 from ..evaluation.measurement import TransformedRows
-from ..evaluation.other_backgrounds import KINDS, Composite, WithDonors, condition_composites
+from ..evaluation.other_backgrounds import KINDS, WithDonors, composites_of
 from ..evaluation.session import Session
 from ..utils.files import atomic_file
 from ..utils.images import plain, to_webp
@@ -80,12 +80,11 @@ def composed_images(
     first, processor = next(iter(diagnoses.values())), session.sides["before"].processor
     pairs = TransformedRows(dataset.select_columns(["image", "mask"]), eval_transform(processor))
     donors = {kind: np.asarray(first.columns[f"donor_{kind}"]) for kind in KINDS}
-    composites = condition_composites()
-    if isinstance(first, AttributeDiagnosis):
-        given = [Composite(f"{name}_{kind}", name, kind) for name in first.names for kind in KINDS]
-        composites = [Composite("original", "original"), *given]
+    edits = (["original"], first.names) if isinstance(first, AttributeDiagnosis) else ()
     batch = default_data_collator(WithDonors(pairs, donors).__getitems__([*drawn]))
-    images = {composite.name: composite.pictures(batch, pixel_levels(processor)) for composite in composites}
+    images = {
+        composite.name: composite.pictures(batch, pixel_levels(processor)) for composite in composites_of(*edits)
+    }
     pictures = {name: denormalize(of_condition, processor) for name, of_condition in images.items()}
     names = dict(enumerate(session.classes))  # -1, of images that could not be composed, has no name
     return [

@@ -19,7 +19,7 @@ from ..data.classes import class_names_of
 from ..data.find_images import find_images
 from ..data.transforms import input_size
 from ..evaluation.measurement import Measurement
-from ..evaluation.other_backgrounds import Batch, Pictures, Tensors, composite_pass, condition_composites
+from ..evaluation.other_backgrounds import Batch, Pictures, Tensors, composite_pass, composites_of
 from ..evaluation.session import Session, Side
 from ..evaluation.sets import EvaluationSet
 from ..masks.choose_mask_maker import DINOV2_SMALL
@@ -92,7 +92,7 @@ class CrossValidatedProbe(Measurement):
         if (counts > 1).sum() < 2:
             raise ValueError("Fewer than two classes have two images: give two of each class, or name a --model.")
         layer = LastLayer(side.model, input_size(side.processor))
-        composites = condition_composites(["original", "only_bg"])
+        composites = composites_of(["original", "only_bg"])
 
         def outputs_of(batch: Batch, pictures: Pictures, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
             logits, features = zip(*map(layer.outputs, pictures), strict=True)

@@ -239,7 +239,7 @@ ATTRIBUTE_MEASURES = {
 
 @dataclass(frozen=True)
 class AttributeDiagnosis:
-    """Measures of one model, from rows of [`~robust_vit_hf.evaluation.other_backgrounds.Attributes`]."""
+    """Measures of one model, from rows of [`~robust_vit_hf.evaluation.other_backgrounds.Backgrounds`] with `attributes`."""
 
     columns: pd.DataFrame
     names: Sequence[str]

@@ -87,10 +87,11 @@ class Composite(NamedTuple):
         return compose(*own, donor, donor, levels[0], [self.edit])[self.edit]
 
 
-def condition_composites(conditions: Sequence[str] = tuple(CONDITIONS)) -> list[Composite]:
-    """Composites for these conditions, whose donors are named by [`KINDS`]."""
+def composites_of(conditions: Sequence[str] = tuple(CONDITIONS), attributes: Sequence[str] = ()) -> list[Composite]:
+    """Composites for these conditions, and for these attributes of donors of each of [`KINDS`]."""
     donors = {"mixed_same": "same", "mixed_rand": "rand"}  # the other conditions take no background of another image
-    return [Composite(name, name, donors.get(name)) for name in conditions]
+    edits = [Composite(f"{name}_{kind}", name, kind) for name in attributes for kind in KINDS]
+    return [*(Composite(name, name, donors.get(name)) for name in conditions), *edits]
 
 
 class WithDonors(Dataset):
@@ -298,11 +299,13 @@ def check_composed(count: int, num_images: int, name: str) -> None:
 
 @dataclass(frozen=True)
 class Backgrounds(Measurement):
-    """Predictions for the images of a set in each of `CONDITIONS`. All images have a label and a mask. Rows have:
+    """Predictions for the images of a set, which all have a label and a mask, in each of `CONDITIONS`, and with each of
+    `ATTRIBUTES` of an image of their class and of another class. Rows have:
 
     - `confirmed`, whether the mask is not in doubt;
     - `donor_same` and `donor_rand`, the numbers of the donors, and `donor_class`, the class of `donor_rand`; or -1;
-    - `original`, `mixed_same`, …: predicted classes; -1 if no donor has a background;
+    - `original`, `mixed_same`, …, `border_same`, `border_rand`, …: predicted classes; -1 if there is no such image;
+    - `border_same_margin`, …: logit of the label minus the logit of `donor_class`; NaN if it is -1;
     - `object_share`, the object's share of the pixels, and `relevance_on_object` or `layercam_on_object`, its share of
       the map of the predicted class in the original image (NaN without `relevance`, and for models without maps).
 
@@ -310,6 +313,7 @@ class Backgrounds(Measurement):
     """
 
     conditions: tuple[str, ...] = tuple(CONDITIONS)
+    attributes: tuple[str, ...] = ()
     relevance: bool = True
     seed: int = 0  # of the donors
 
@@ -317,15 +321,14 @@ class Backgrounds(Measurement):
         return super().inputs() | {"edits": edits_digest()}
 
     def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str) -> pd.DataFrame:
-        composites = condition_composites(self.conditions)
-        needed = {composite.donor for composite in composites} - {None}
-        same, other = 2 * (np.full(len(rows.labels), -1),)
-        if needed:
-            same, other = draw_donors(rows.labels.tolist(), self.seed, confirmed(rows.dataset))
-        donors = {kind: drawn for kind, drawn in zip(KINDS, (same, other), strict=True) if kind in needed}
+        composites = composites_of(self.conditions, self.attributes)
+        edits = len(composites) - len(self.conditions)
+        trusted, kinds = confirmed(rows.dataset), {composite.donor for composite in composites} - {None}
+        drawn = dict(zip(KINDS, draw_donors(rows.labels.tolist(), self.seed, trusted), strict=True))
+        donor_class = np.where(drawn["rand"] >= 0, rows.labels[drawn["rand"]], -1)
 
         def outputs_of(batch: Batch, pictures: Pictures, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
-            """Values `(B, n + 2)`: n predictions, and the object's shares of the pixels and of the map."""
+            """Values `(B, …)`: predictions, margins, and the object's shares of the pixels and of the map."""
             mask, logits = batch["mask"], []
             inside = torch.full_like(mask[:, 0, 0, 0], torch.nan)
             for composite, picture in zip(composites, pictures, strict=True):
@@ -338,59 +341,23 @@ class Backgrounds(Measurement):
                     inside = torch.where(whole > 0, (shown * mask).sum(dim=(1, 2, 3)) / whole, torch.nan)
                 else:
                     logits.append(forward_logits(side.model, picture).float())
-            values = [*predicted_classes(logits, usable, rows.class_subset), mask.mean(dim=(1, 2, 3)), inside]
+            row, device = batch["row"].cpu().numpy(), mask.device
+            right, other = (torch.from_numpy(labels[row])[:, None].to(device) for labels in (rows.labels, donor_class))
+            towards = (of.gather(1, right) - of.gather(1, other.clamp_min(0)) for of in logits[len(self.conditions) :])
+            values = predicted_classes(logits, usable, rows.class_subset)
+            values += [margin.where(other >= 0, torch.nan)[:, 0] for margin in towards]
+            values += [mask.mean(dim=(1, 2, 3)), inside]
             return logits, torch.stack([value.double() for value in values], dim=1)
 
+        donors = {kind: drawn[kind] for kind in KINDS if kind in kinds}
         batches = composite_pass(side, rows, session, title, composites, donors, outputs_of)
         values = np.concatenate([values for _, values in batches])
-        columns = {"donor_same": same, "donor_rand": other}
-        columns["donor_class"] = np.where(other >= 0, rows.labels[other], -1)
-        columns["confirmed"] = confirmed(rows.dataset)
-        columns |= {name: values[:, place].astype(np.int64) for place, name in enumerate(self.conditions)}
+        columns = {f"donor_{kind}": of_kind for kind, of_kind in drawn.items()}
+        columns |= {"donor_class": donor_class, "confirmed": trusted}
+        columns |= {composite.name: values[:, place].astype(np.int64) for place, composite in enumerate(composites)}
+        margins = values[:, len(composites) : len(composites) + edits].T
+        named = zip(composites[len(self.conditions) :], margins, strict=True)
+        columns |= {f"{composite.name}_margin": margin for composite, margin in named}
         of_cam = self.relevance and map_name(side.model) == LAYER_CAM
         on_object = "layercam_on_object" if of_cam else "relevance_on_object"
         return pd.DataFrame(columns | {"object_share": values[:, -2], on_object: values[:, -1]})
-
-
-@dataclass(frozen=True)
-class Attributes(Measurement):
-    """Predictions for the images of a set with each of [`ATTRIBUTES`] of an image of their class, and of another class.
-    All images have a label and a mask. Rows have `confirmed`, `object_share` and the donors as those of
-    [`Backgrounds`],
-
-    - `original`, and `border_same`, `border_rand`, …: predicted classes; -1 if there is no such image;
-    - `border_same_margin`, `border_rand_margin`, …: logit of the label minus the logit of `donor_class`; NaN if it is
-    -1."""
-
-    names: tuple[str, ...] = tuple(ATTRIBUTES)
-    seed: int = 0  # of the donors
-
-    def inputs(self) -> dict:
-        return super().inputs() | {"edits": edits_digest()}
-
-    def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str) -> pd.DataFrame:
-        trusted = confirmed(rows.dataset)
-        donors = dict(zip(KINDS, draw_donors(rows.labels.tolist(), self.seed, trusted), strict=True))
-        donor_class = np.where(donors["rand"] >= 0, rows.labels[donors["rand"]], -1)
-        edits = [Composite(f"{name}_{kind}", name, kind) for kind in KINDS for name in self.names]
-        composites = [Composite("original", "original"), *edits]
-
-        def outputs_of(batch: Batch, pictures: Pictures, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
-            """Values `(B, 2 · n + 2)`: n + 1 predictions, n margins, and the object's share of the pixels."""
-            logits = [forward_logits(side.model, picture).float() for picture in pictures]
-            row, device = batch["row"].cpu().numpy(), logits[0].device
-            right, other = (torch.from_numpy(labels[row])[:, None].to(device) for labels in (rows.labels, donor_class))
-            towards = (edited.gather(1, right) - edited.gather(1, other.clamp_min(0)) for edited in logits[1:])
-            margins = [margin.where(other >= 0, torch.nan)[:, 0] for margin in towards]
-            classes = predicted_classes(logits, usable, rows.class_subset)
-            values = [*classes, *margins, batch["mask"].mean(dim=(1, 2, 3))]
-            return logits, torch.stack([value.double() for value in values], dim=1)
-
-        batches = composite_pass(side, rows, session, title, composites, donors, outputs_of)
-        values = np.concatenate([values for _, values in batches])
-        columns = {"donor_class": donor_class, "confirmed": trusted}
-        columns |= {f"donor_{kind}": drawn for kind, drawn in donors.items()}
-        columns |= {composite.name: values[:, place].astype(np.int64) for place, composite in enumerate(composites)}
-        margins = values[:, len(composites) : -1].T
-        columns |= {f"{edit.name}_margin": margin for edit, margin in zip(edits, margins, strict=True)}
-        return pd.DataFrame(columns | {"object_share": values[:, -1]})

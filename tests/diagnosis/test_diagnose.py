@@ -26,7 +26,7 @@ from robust_vit_hf.diagnosis.example_strip import load_composed
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
 from robust_vit_hf.diagnosis.verdict import Diagnosis
 from robust_vit_hf.evaluation.measurement import measure
-from robust_vit_hf.evaluation.other_backgrounds import Attributes, Backgrounds
+from robust_vit_hf.evaluation.other_backgrounds import Backgrounds
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.relevance.relevance_map import relevance_map
 from robust_vit_hf.results.intervals import Interval
@@ -293,8 +293,8 @@ def test_a_copy_is_no_donor():
     """Of the same class in `mixed_same`, and of another in `mixed_rand`; other images are measured as before."""
     rows = masked_dataset(4).select([0, 1, 0, 1]).remove_columns("label").add_column("label", [0, 1, 0, 2])
     session, other = session_of({"before": tiny_vit()}, {"few": EvaluationSet.of(rows)}), draw_donors(rows["label"])[1]
-    for measurement, edit in ((Backgrounds(), "mixed"), (Attributes(("border",)), "border")):
-        columns = measure(session, measurement)["few"]["before"]
+    columns = measure(session, Backgrounds(attributes=("border",)))["few"]["before"]
+    for edit in ("mixed", "border"):
         assert columns[f"{edit}_same"].tolist() == [-1] * 4
         assert ((columns[f"{edit}_rand"] == -1) == (other % 2 == np.arange(4) % 2)).all()
 

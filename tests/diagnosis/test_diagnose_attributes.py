@@ -14,7 +14,7 @@ from robust_vit_hf import diagnose
 from robust_vit_hf.data.background_edits import ATTRIBUTES, draw_donors
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
 from robust_vit_hf.evaluation.measurement import measure
-from robust_vit_hf.evaluation.other_backgrounds import Attributes, Backgrounds
+from robust_vit_hf.evaluation.other_backgrounds import Backgrounds
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.results.predictions import read_predictions
 
@@ -91,22 +91,22 @@ def test_images_without_object_background_or_donor_give_no_attributes():
     rows[2]["mask"], rows[5]["mask"] = Image.new("L", WIDE, 0), Image.new("L", WIDE, 255)
     images = datasets.Dataset.from_list(rows, features=FEATURES)
     session = session_of({"before": tiny_vit()}, {"few": EvaluationSet.of(images)})
-    columns = measure(session, Attributes(("border",)))["few"]["before"]
+    columns = measure(session, Backgrounds(attributes=("border",)))["few"]["before"]
     for kind, donors in zip(("same", "rand"), draw_donors([row["label"] for row in rows]), strict=True):
         given = [donor not in (2, 5) for donor in donors]
         assert [value != -1 for value in columns[f"border_{kind}"]] == given and not all(given)
     of_one = np.array([row["label"] == 0 for row in rows])  # the masks of the other classes are in doubt
     in_doubt = images.add_column("doubt", [None if sure else "small" for sure in of_one])
     session = session.with_sets({"few": EvaluationSet.of(in_doubt)})
-    columns, mixed = (measure(session, of)["few"]["before"] for of in (Attributes(("border",)), Backgrounds()))
-    assert (np.array(columns["border_rand"])[of_one] == -1).all() and (mixed["mixed_rand"][of_one] == -1).all()
+    columns = measure(session, Backgrounds(attributes=("border",)))["few"]["before"]
+    assert (columns["border_rand"][of_one] == -1).all() and (columns["mixed_rand"][of_one] == -1).all()
     assert (np.isnan(columns["border_rand_margin"]) == of_one).all()
 
 
 def test_an_edit_belongs_to_the_inputs_of_a_result(monkeypatch):
-    own = Attributes(("border",)).inputs()
+    own = Backgrounds(attributes=("border",)).inputs()
     monkeypatch.setitem(ATTRIBUTES, "border", ATTRIBUTES["place"])
-    assert Attributes(("border",)).inputs()["edits"] != own["edits"]
+    assert Backgrounds(attributes=("border",)).inputs()["edits"] != own["edits"]
 
 
 def test_unknown_attributes_are_refused_before_masks(photographs, tmp_path):
