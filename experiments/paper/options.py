@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from robust_vit_hf.evaluation.options import PROTOCOL, ImagesOptions, PrecisionOptions, SetsOptions
+from robust_vit_hf.evaluation.options import PROTOCOL, ImagesOptions, SetsOptions
 from robust_vit_hf.models.image_processors import Protocol
 from robust_vit_hf.models.model_names import MODELS
 from robust_vit_hf.utils.options import COUNT, NOT_NEGATIVE, Options, Range, option, output_dir
@@ -29,7 +29,7 @@ class ReportOptions(Options):
 
 
 @dataclass(kw_only=True)
-class SubsetOptions(SetsOptions, PrecisionOptions):
+class SubsetOptions(SetsOptions):
     """Find few pixels of an image that are enough for a confident prediction of a class: of the label or of any other.
     These sufficient input subsets (SIS) are the paper's Figure 5. For any image classifier.
 
@@ -44,18 +44,18 @@ class SubsetOptions(SetsOptions, PrecisionOptions):
 
     images: list[Path] = option([], "image files", metavar="FILE")
     classes: list[str] = option([], "names or ids of classes (default: the label of each image)", metavar="CLASS")
-    num_images: int = option(20, "images of each set, evenly spaced over it (default: 20)")
+    num_images: int = option(20, "images of each set, evenly spaced over it", within=COUNT)
     protocol: Protocol | None = option(None, PROTOCOL)
-    threshold: float = option(0.9, "probability that a subset must reach (default: 0.9)")
-    pixels_per_step: int = option(100, "pixels that a step masks in each image (default: 100)")
-    batch_size: int = option(8, "pairs of an image and a class at once (default: 8)")
+    threshold: float = option(0.9, "probability that a subset must reach", within=Range(0, 1, above=True))
+    pixels_per_step: int = option(100, "pixels that a step masks in each image", within=COUNT)
+    batch_size: int = option(8, "pairs of an image and a class at once", within=COUNT)
+    bf16: bool = option(False, "autocast to bfloat16")
     output_dir: Path = output_dir("runs/sis")
 
     def __post_init__(self):
         if self.sets is None and self.images:
             self.sets = []
         super().__post_init__()
-        self.check(num_images=COUNT, threshold=Range(0, 1, above=True), pixels_per_step=COUNT, batch_size=COUNT)
 
 
 @dataclass(kw_only=True)
@@ -80,13 +80,9 @@ class FigureOptions(SetsOptions, ImagesOptions):
     figures: list[int] = option([1, 2, 3, 6, 15], "numbers (default: all)", choices=(1, 2, 3, 6, 15))
     target: Literal["predicted", "true"] = option("predicted", "class that the maps explain, but for Figure 1")
     classes: list[str] | None = option(None, "names or labels of the classes to show (default: all)", metavar="CLASS")
-    num_examples: int = option(4, "images of a group (default: 4)")
-    seed: int = option(0, "of the draw (default: 0)")
+    num_examples: int = option(4, "images of a group", within=COUNT)
+    seed: int = option(0, "of the draw", within=NOT_NEGATIVE)
     output_dir: Path = output_dir()
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.check(num_examples=COUNT, seed=NOT_NEGATIVE)
 
 
 @dataclass(kw_only=True)

@@ -38,12 +38,8 @@ class GridFile(Options):
     seeds: dict = option({}, "options by name; in texts, `{seed}` stands for the name")
     sets: list[str] = option([], "names of the paper's sets to measure each model on")
     # After the "2-3%" of https://huggingface.co/papers/2206.01161, section 4
-    validation_bound: float = option(0.02, "largest fall of top-1 on the validation images, as a fraction")
+    validation_bound: float = option(0.02, "largest fall of top-1 on validation images, a fraction", within=SHARE)
     choose_by: Literal["learning_rate", "mixed_rand"] = option("learning_rate", "rule of the choice")
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.check(validation_bound=SHARE)
 
 
 @dataclass(frozen=True)

@@ -29,12 +29,8 @@ class SweepOptions(Options):
         None, "folder of outputs of `robust-vit data prepare`, each under the name of its set", metavar="FOLDER"
     )
     cluster: Literal["local", "debug", "slurm"] = option("local", "processes here, this process, or jobs of slurm")
-    jobs: int = option(1, "runs at once")
+    jobs: int = option(1, "runs at once", within=COUNT)
     cluster_options: list[str] = option(
         [], "parameters of submitit's executor, such as slurm_partition=gpu", metavar="NAME=VALUE"
     )
     dry_run: bool = option(False, "list the runs, their states and an estimate of the time")
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.check(jobs=COUNT)

@@ -65,6 +65,7 @@ class Parser(HfArgumentParser):
 
     def add_argument(self, *names: str, **settings) -> argparse.Action:
         """Add an option to its group, under the name with underscores, since others are accepted for it."""
+        settings.pop("within", None)  # see [`option`]
         name = names[-1].lstrip("-").replace("-", "_")
         title = TITLES.get(settings.get("dest", name), "more options")
         default = settings.get("default")

@@ -12,11 +12,7 @@ from .known_sets import KNOWN_SETS, V2_VARIANTS
 class WriterOptions(Options):
     output_dir: Path = output_dir()
     skip_bad: bool = option(False, "leave out images that cannot be used, and list them")
-    rows_per_shard: int = option(200, "images per file; a run that was killed repeats at most one file")
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.check(rows_per_shard=COUNT)
+    rows_per_shard: int = option(200, "images per file; a killed run repeats at most one", within=COUNT)
 
 
 @dataclass(kw_only=True)
@@ -28,20 +24,15 @@ class SetOptions(Options):
     mappings: str | None = option(None, "objectnet: folder of the mapping files")
     cropped: bool | None = option(None, "objectnet: cut off the red border of 2 px")
     imagenet: str | None = option(None, "imagenet-s919, paper-split, hard-imagenet: folder of ImageNet-1k")
-    class_seed: int | None = option(None, "paper-split: shuffle the classes first (Tables 8 and 9)")
-    num_classes: int | None = option(None, "paper-split: training classes, 500 by default (Fig. 7b)")
-    samples_per_class: int | None = option(None, "paper-split: images of each class, 3 by default (Fig. 7a)")
+    class_seed: int | None = option(None, "paper-split: shuffle the classes (Tables 8 and 9)", within=NOT_NEGATIVE)
+    num_classes: int | None = option(None, "paper-split: training classes, 500 by default (Fig. 7b)", within=COUNT)
+    samples_per_class: int | None = option(None, "paper-split: images of each, 3 by default (Fig. 7a)", within=COUNT)
     segmentations: str | None = option(None, "waterbirds: the folder `segmentations` of CUB-200-2011, for masks")
-    split: str | None = option(None, "sets of several splits: take only this split")
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.check(class_seed=NOT_NEGATIVE, num_classes=COUNT, samples_per_class=COUNT)
+    split: str | None = option(None, "split to read (default: all; of `data describe`, train or the first)")
 
     @property
     def of_the_set(self) -> dict[str, Any]:
-        given = {name: getattr(self, name) for name in names_of(SetOptions)}
-        return {name: value for name, value in given.items() if value is not None}
+        return {name: getattr(self, name) for name in names_of(SetOptions) if getattr(self, name) is not None}
 
 
 @dataclass(kw_only=True)
@@ -69,4 +60,3 @@ class DescribeOptions(SetOptions):
 
     source: str = option(text="folder, file or Hub id")
     set: str | None = option(None, "read the images as this set of `data prepare`", choices=KNOWN_SETS, metavar="SET")
-    split: str | None = option(None, "split to read (default: train, or the first)")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.known_sets import BUNDLED_BENCHMARK
-from ..evaluation.options import PROTOCOL, BatchOptions, PairOptions, PrecisionOptions
+from ..evaluation.options import PROTOCOL, BatchOptions, PairOptions
 from ..masks.options import MASK_METHODS, MASK_MODEL
 from ..models.image_processors import Protocol
 from ..models.model_names import BUNDLED_MODEL
@@ -17,30 +17,25 @@ from ..utils.options import SHARE, Range, option, output_dir
 class OwnImagesOptions(BatchOptions):
     masks: str | None = option(
         None,
-        "folder with the masks of the images (the output of `robust-vit masks`, or pictures with the names of the "
-        "images), or a method that makes them: dinov2 (the default for images without masks), tokencut, grounded, "
-        "sam3, rembg, alpha, or auto, see docs/data.md",
+        "folder with masks (from `robust-vit masks`, or pictures named as the images), or a method that makes them: "
+        f"{', '.join(MASK_METHODS)}, see docs/data.md (default: dinov2 for images without masks)",
         metavar="METHOD_OR_FOLDER",
     )
     mask_model: str | None = option(None, f"{MASK_MODEL}; with --masks rembg, its model or an ONNX file of ISNet")
     num_images: int = option(
-        500,
-        "images to measure, spread evenly over the classes, or two of each of fewer classes (default: 500)",
+        500, "images to measure, spread evenly over the classes; at least two of each", within=Range(2)
     )
     hold_out: float | None = option(
-        None, "share of the images of each class of `train` that is `validation`, if there is no such split"
+        None, "share of each class of `train` to measure, without `validation`", within=SHARE
     )
     attributes: list[str] = option(
-        [],
-        "attributes to exchange between images: background, border, corners, colours, sharpness, place, or `all`",
-        metavar="NAME",
+        [], "what to exchange: background, border, corners, colours, sharpness, place, or `all`", metavar="NAME"
     )
     protocol: Protocol | None = option(None, PROTOCOL)
     json: bool = option(False, "print the result as one JSON object to stdout, and everything else to stderr")
 
     def __post_init__(self):
         super().__post_init__()
-        self.check(num_images=Range(2), hold_out=SHARE)
         if self.mask_model is not None and self.masks not in (None, "tokencut", "rembg"):
             raise ValueError(f"--mask_model is for --masks tokencut or rembg, not for {self.masks}: leave one out")
 
@@ -56,7 +51,7 @@ class OwnImagesOptions(BatchOptions):
 
 
 @dataclass(kw_only=True)
-class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
+class DiagnoseOptions(OwnImagesOptions, PairOptions):
     """Does a model decide by the background? Objects are put on backgrounds of their own class and of others, and the
     report says how often the model predicts the class of the background, as in the Backgrounds Challenge
     (https://huggingface.co/papers/2006.09994).
@@ -71,15 +66,15 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
     """
 
     model: str | None = option(
-        None, "name, folder or Hub id (default: the bundled model; with --dataset, a classifier fitted to the images)"
+        None, "name, folder or Hub id (default: the bundled one; with --dataset, a classifier fitted to the images)"
     )
     split: str = option("", "split of --dataset (default: validation; without --model, train)")
     dataset: str | None = option(None, "labelled images: class folders, parquet, Hub id, … (default: bundled ones)")
     html: bool = option(False, "write report.html too")
     fail_if: str | None = option(
         None,
-        "exit with status 3 if the model (with --compare, the second model) decides by the background: if the verdict "
-        "is `decides`, or if the lower bound of the BG-Gap is above this number of points",
+        "exit with status 3 if the verdict of the last model is `decides`, or the lower bound of its BG-Gap is above "
+        "this number of points",
         metavar="CONDITION",
     )
     output_dir: Path = output_dir("runs/diagnosis")
@@ -91,12 +86,9 @@ class DiagnoseOptions(PrecisionOptions, OwnImagesOptions, PairOptions):
         check_output_dir(self.output_dir, self.dataset, self.mask_folder)
         if self.dataset in (None, BUNDLED_BENCHMARK):
             if self.split or self.mask_folder is not None:
-                raise ValueError(
-                    f"`{BUNDLED_BENCHMARK}` has its own split and masks for this: leave out --split and --masks FOLDER."
-                )
+                raise ValueError(f"`{BUNDLED_BENCHMARK}` has its own: leave out --split and --masks FOLDER.")
             self.model = self.model or BUNDLED_MODEL
         if self.model is None:
-            of_a_model = ("compare", "protocol")
-            if given := [f"--{name}" for name in of_a_model if getattr(self, name) is not None]:
-                raise ValueError(f"{', '.join(given)} cannot be used without --model: give it, or leave this out")
+            if given := [name for name in ("compare", "protocol") if getattr(self, name) is not None]:
+                raise ValueError(f"--{', --'.join(given)} cannot be used without --model: give it, or leave this out")
         self.split = self.split or ("train" if self.model is None else "validation")

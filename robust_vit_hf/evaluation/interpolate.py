@@ -19,18 +19,18 @@ SIDE = "weight-"  # prefix of the names of sides, before the interpolation weigh
 
 def interpolate_models(options: InterpolateOptions) -> str:
     """Write the model of one interpolation weight, or measure those of several, with the processor of the second."""
-    folder, weight, weights = options.output_dir, options.weight, options.weights or []
+    folder, weight = options.output_dir, options.weight
     if weight is not None:
         write_interpolated(options.before, options.after, weight, folder)
         return f"{folder}: {1 - weight:g} · {options.before} + {weight:g} · {options.after}"
     models = Models(options.before, options.after, options.protocol)
-    with open_session(models, folder, passes=options.passes) as session:
+    with open_session(models, folder, bf16=options.bf16, passes=options.passes) as session:
         before, after = session.sides["before"], session.sides["after"]
         check_alike(before.model, after.model)
         warn_of_other_images(before.processor, after.processor)
         sides = {"before": replace(before, processor=after.processor), "after": after}
         session = replace(session, sides=sides).with_sets(_load_sets(options, session))
-        results = _measure(session, sorted({*map(float, weights)}))
+        results = _measure(session, sorted({*map(float, options.weights)}))
         if session.accelerator.is_main_process:
             write_json(folder / WEIGHTS_FILE, results)
             save_figure(interpolation_figure(results), folder, WEIGHTS_FILE.removesuffix(".json"))

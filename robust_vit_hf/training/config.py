@@ -9,9 +9,9 @@ from torch import nn
 from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
+from ..utils.options import option
 from ..utils.privacy import public_settings
 from .methods import load_method
-from .options import option
 
 
 STEP_DECAY = "step_decay"  # the schedule of the released code, which transformers does not have

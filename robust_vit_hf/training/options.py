@@ -1,15 +1,11 @@
 """Options of `robust-vit train` on the model and the data."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from ..data.known_sets import BUNDLED_BENCHMARK, IMAGES_PER_SET
 from ..models.model_names import BUNDLED_MODEL, MODELS
-
-
-def option(default, text: str):
-    """Field of a dataclass, as `HfArgumentParser` reads it."""
-    return field(default=default, metadata={"help": text})
+from ..utils.options import option
 
 
 @dataclass

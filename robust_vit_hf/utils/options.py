@@ -15,7 +15,7 @@ from .privacy import hide_tokens
 class Range:
     """Finite numbers from `low` to `high`. `above` excludes `low`."""
 
-    low: float = -math.inf
+    low: float
     high: float = math.inf
     above: bool = False
 
@@ -24,16 +24,17 @@ class Range:
         return is_number and self.low <= value <= self.high and not (self.above and value == self.low)
 
     def __str__(self) -> str:
-        low = f"{'>' if self.above else '≥'} {self.low:g}"
+        low = f"a number {'>' if self.above else '≥'} {self.low:g}"
         return low if self.high == math.inf else f"{low} and ≤ {self.high:g}"
 
 
 COUNT, POSITIVE, NOT_NEGATIVE = Range(1), Range(0, above=True), Range(0)
-SHARE, PERCENT, SEED = Range(0, 1), Range(0, 100), Range(0, 2**32 - 1)
+SHARE, SEED = Range(0, 1), Range(0, 2**32 - 1)
 
 
 def option(default: Any = MISSING, text: str = "", **settings: Any) -> Any:
-    """Field of a dataclass of options, required if it has no default. `settings` are those of `argparse`, such as `metavar`."""
+    """Field of a dataclass of options, required if it has no default. `settings` are those of `argparse`, such as
+    `choices`; `within` is a [`Range`] of the number, or of those of a list."""
     metadata = {"help": text} | settings
     if isinstance(default, (list, dict)):
         return field(default_factory=default.copy, metadata=metadata)
@@ -41,40 +42,32 @@ def option(default: Any = MISSING, text: str = "", **settings: Any) -> Any:
 
 
 def output_dir(default: str | None = None) -> Any:
-    if default is None:
-        return option(text="folder to write")
-    return option(Path(default), f"folder to write (default: {default})")
+    return option(MISSING if default is None else Path(default), "folder to write")
 
 
 @dataclass(kw_only=True)
 class Options:
-    """Options of a command. The docstring is the command's help; `__post_init__` of subclasses checks ranges and conflicts.
+    """Options of a command. The docstring is the command's help; `__post_init__` of subclasses checks conflicts.
 
     Raises:
-        ValueError: a value is none of those that a `Literal` allows. Errors quote no text, since it may be a token.
+        ValueError: a value is not `within` its range or among its choices. It is not quoted, since it may be a token.
     """
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ()  # arguments that the command line takes without their names
 
     def __post_init__(self):
-        for name, annotation in get_type_hints(type(self)).items():
-            value, kinds = getattr(self, name), (annotation, *get_args(annotation))
-            if isinstance(value, str) and Path in kinds:  # from Python, YAML or JSON
-                setattr(self, name, Path(value))
-            if isinstance(value, Path) and Path not in kinds:
-                setattr(self, name, str(value))
-            allowed = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), None)
-            if allowed and value is not None and value not in allowed:
-                raise ValueError(f"Expected `{name}` to be one of {', '.join(map(str, allowed))}.")
-
-    def check(self, **allowed: Range) -> None:
-        """Raise a `ValueError` if one of these options, or an element of its list, is a number outside its range."""
-        for name, numbers in allowed.items():
-            value = getattr(self, name)
-            for number in value if isinstance(value, list) else [value]:
-                if number is not None and number not in numbers:
-                    got = f"got {number}" if isinstance(number, Real) else f"got a {type(number).__name__}"
-                    raise ValueError(f"Expected `{name}` to be a number {numbers}, but {got}.")
+        hints = get_type_hints(type(self))
+        for own in fields(self):
+            value, kinds = getattr(self, own.name), (hints[own.name], *get_args(hints[own.name]))
+            if isinstance(value, (str, Path)):  # either, from Python, YAML or JSON
+                value = Path(value) if Path in kinds else str(value)
+                setattr(self, own.name, value)
+            named = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), None)
+            allowed = own.metadata.get("within") or own.metadata.get("choices") or named
+            for each in value if isinstance(value, (list, tuple)) else [value]:
+                if allowed is not None and each is not None and each not in allowed:
+                    expected = allowed if isinstance(allowed, Range) else f"one of {', '.join(map(str, allowed))}"
+                    raise ValueError(f"Expected `{own.name}` to be {expected}.")
 
 
 def names_of(options: type[Options]) -> list[str]:

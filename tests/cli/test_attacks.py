@@ -125,6 +125,5 @@ def made(out: Path) -> dict[str, bytes]:
     return {
         name: content
         for name, content in files_below(out).items()
-        if name.endswith("/made_from.json")
-        or not any(Path(name).match(pattern) for pattern in own)
+        if name.endswith("/made_from.json") or not any(Path(name).match(pattern) for pattern in own)
     }
