@@ -12,8 +12,7 @@ import numpy as np
 
 from robust_vit_hf.data.known_sets import PAPER_SETS
 from robust_vit_hf.results.intervals import CONFIDENCE
-from robust_vit_hf.results.set_tables import SEGMENTATION
-from robust_vit_hf.results.tables import Table
+from robust_vit_hf.results.tables import SEGMENTATION, Table
 
 from ..sweeps.results import Results
 from ..sweeps.runs import OURS, Run

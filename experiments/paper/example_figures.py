@@ -16,7 +16,7 @@ from robust_vit_hf.evaluation.session import Models, Session, open_session
 from robust_vit_hf.evaluation.sets import load_sets
 from robust_vit_hf.results.plots import save_figure
 from robust_vit_hf.results.run_results import SetResult
-from robust_vit_hf.results.summary import class_changes
+from robust_vit_hf.results.tables import class_changes
 from robust_vit_hf.utils.files import RESULTS_FILE, read_json, write_atomically
 
 from .options import FigureOptions

@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 from matplotlib.figure import Figure
 
-from robust_vit_hf.results.summary import class_changes
+from robust_vit_hf.results.tables import class_changes
 from robust_vit_hf.utils.images import plain
 
 from ..sweeps.gain_and_price import COLOURS

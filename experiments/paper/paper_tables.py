@@ -8,8 +8,7 @@ import numpy as np
 
 from robust_vit_hf.metrics.robust_accuracy import TOP
 from robust_vit_hf.results.run_results import SetResult
-from robust_vit_hf.results.set_tables import SEGMENTATION
-from robust_vit_hf.results.tables import Table
+from robust_vit_hf.results.tables import SEGMENTATION, Table
 
 from ..sweeps.results import Results
 from ..sweeps.runs import OURS, Run

@@ -13,7 +13,7 @@ from pyarrow import parquet as pq
 
 from robust_vit_hf.metrics.robust_accuracy import TOP
 from robust_vit_hf.results.run_results import SetResult, SideResult
-from robust_vit_hf.results.set_tables import SEGMENTATION
+from robust_vit_hf.results.tables import SEGMENTATION
 from robust_vit_hf.utils.files import atomic_file
 
 from .runs import Run

@@ -20,8 +20,7 @@ from ..results.html_page import PAGE_FILE, Section
 from ..results.intervals import Interval
 from ..results.plots import page_picture
 from ..results.run_results import SetResult, SideResult
-from ..results.set_tables import groups_table
-from ..results.tables import Table
+from ..results.tables import Table, groups_table
 from ..utils.files import atomic_file, write_atomically
 from . import example_strip as strips
 from .example_strip import Composed, strip_figure
@@ -233,7 +232,7 @@ def top1_table(
         predicted = np.array(diagnosis.columns["original"])[:, None]
         sides[side] = SideResult(ranks(predicted, diagnosis.columns["accepted"]))
     labels = np.asarray(next(iter(diagnoses.values())).columns["label"])
-    return groups_table(SetResult(name, sides, labels, group_weights=weights), groups)
+    return groups_table(SetResult(name, sides, labels, groups=groups, group_weights=weights))
 
 
 def pair_table(diagnoses: Mapping[str, Diagnosis], attributes: Mapping[str, AttributeDiagnosis]) -> pd.DataFrame:

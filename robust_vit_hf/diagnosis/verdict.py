@@ -12,8 +12,7 @@ import pandas as pd
 from ..data.background_edits import ATTRIBUTES, CONDITIONS
 from ..evaluation.other_backgrounds import KINDS
 from ..results.intervals import NORMAL, Bootstrap, Difference, Interval, simultaneous
-from ..results.set_tables import object_focus, outcomes
-from ..results.tables import Table
+from ..results.tables import Table, object_focus
 
 
 # Bounds of the verdict, as fractions of the images.
@@ -62,6 +61,14 @@ def widened(sample: Interval) -> Interval:
 def trusted_masks(columns: Mapping[str, Sequence]) -> np.ndarray:
     """Whether the mask of each image `(N,)` is not in doubt, which results of earlier versions do not record."""
     return np.asarray(columns.get("confirmed", np.ones(len(columns["label"]), dtype=bool)))
+
+
+def outcomes(columns: Mapping[str, Sequence], condition: str) -> np.ndarray:
+    """`(N,)` float: whether predictions in a condition are right; NaN for images without object, background or
+    donor."""
+    ids, share = (np.asarray(columns[name]) for name in (condition, "object_share"))
+    right = [int(best) in accepted for best, accepted in zip(ids, columns["accepted"], strict=True)]
+    return np.where((ids >= 0) & (share > 0) & (share < 1), right, np.nan)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ from ..data.known_sets import BUNDLED_BENCHMARK
 from ..models.image_processors import Protocol, is_of_paper, resolve_protocol
 from ..results.plots import run_figures, save_figure
 from ..results.predictions import PREDICTIONS_FILE
-from ..results.summary import summarize, tables_of
-from ..results.tables import Table
+from ..results.tables import Table, summarize, tables_of
 from ..utils.cache import Cache
 from ..utils.files import RUN_FILE, read_json
 from .accuracy import Accuracy, set_result
@@ -59,7 +58,7 @@ def _evaluate(session: Session, classes: frozenset[int] | None, output_dir: Path
     if not session.accelerator.is_main_process:
         return {}, []
     summary, notes = summarize(results, classes), session.notes
-    for name, figure, *_ in run_figures(summary, session.label_names):
+    for name, figure in run_figures(summary, session.label_names):
         save_figure(figure, output_dir / "plots" / session.protocol, name)
     if "after" in session.sides:
         write_before_after(folder, results, session)

@@ -5,8 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..results.run_results import SetResult
-from ..results.summary import summarize, tables_of
-from ..results.tables import Table
+from ..results.tables import Table, summarize, tables_of
 from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, write_atomically, write_json
 from ..utils.privacy import public_settings

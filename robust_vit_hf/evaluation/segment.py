@@ -17,7 +17,7 @@ from ..data.transforms import denormalize, segmentation_transform
 from ..metrics import relevance_segmentation
 from ..models.image_processors import squash_resample
 from ..relevance.attribution import ATTRIBUTION_METHODS
-from ..results.set_tables import attribution_table
+from ..results.tables import attribution_table
 from ..utils.images import overlay, save_picture_grid
 from .measurement import Measurement, TransformedRows, batch_outputs, measure
 from .options import SegmentOptions

@@ -20,8 +20,7 @@ from ..models.image_processors import protocol_of
 from ..models.loading import base_digest, load_model, weights_digest
 from ..models.model_names import MODELS, find_model, registered_of
 from ..relevance.architectures import ImageModel, why_no_map
-from ..results.summary import MEAN_ROW, main_table
-from ..results.tables import Table, change, change_with_interval, number, percent
+from ..results.tables import MEAN_ROW, Table, change, change_with_interval, main_table, number, percent
 from ..utils.environment import environment
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_atomically, write_json
 from ..utils.privacy import is_hub_id, public_name

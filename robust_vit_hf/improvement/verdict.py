@@ -24,8 +24,7 @@ from ..models.last_layer import LastLayer, NoLastLayer
 from ..models.loading import weights_digest
 from ..results.html_page import PAGE_FILE, Picture, Section, data_url, write_page
 from ..results.intervals import Bootstrap
-from ..results.summary import tables_of
-from ..results.tables import Table
+from ..results.tables import Table, tables_of
 from ..utils.files import RUN_FILE, read_json, weights_written, write_json
 from ..utils.privacy import public_name
 from .candidates import Candidate, temperature_of

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from ..utils.files import atomic_file
 from ..utils.images import plain
 from .html_page import Picture, data_url
-from .summary import sides_of
+from .tables import sides_of
 
 
 COLOURS = {"before": "#7f8c8d", "after": "#1f6fb2", "control": "#c77c11"}
@@ -19,18 +20,15 @@ OTHERS = ("#7b4fa3", "#0f9aa8")  # other series: a colour has one meaning in all
 NUM_CLASSES = 50  # most helped and most harmed classes in a plot, as in the paper's Figures 8 to 14
 
 
-def run_figures(summary: dict, class_names: dict[int, str]) -> Iterator[tuple[str, Figure, str, str]]:
-    """Figures of [`summarize`]'s results, with names, captions and alternative texts."""
+def run_figures(summary: dict, class_names: dict[int, str]) -> Iterator[tuple[str, Figure]]:
+    """Figures of [`summarize`]'s results, with their names."""
     if any(row["top1_before"] is not None for row in summary["rows"]):
-        alt = "Bars of top-1 for each set and model; the first table holds the values."
-        yield "accuracy", accuracy_figure(summary["rows"]), "Top-1 of each set", alt
+        yield "accuracy", accuracy_figure(summary["rows"])
     for name, changes in summary["class_changes"].items():
         if figure := class_figure(changes, class_names, name):
-            alt = "Bars of the change of each class; the table of changes by class holds the values."
-            yield f"classes_{name}", figure, f"Most harmed and most helped classes of {name}", alt
+            yield f"classes_{name}", figure
     for name, curves in summary["curves"].items():
-        alt = f"Lines of top-1 over {', '.join(curves)}."
-        yield f"curves_{name}", curve_figure(curves, name), f"Top-1 of {name} over its factors", alt
+        yield f"curves_{name}", curve_figure(curves, name)
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> None:
@@ -58,22 +56,16 @@ def accuracy_figure(rows: list[dict]) -> Figure:
     """Bars of top-1 by set and model, with the interval of the change."""
     rows = [row for row in rows if row["top1_before"] is not None]
     sides = sides_of(rows)
+    top1 = pd.DataFrame({side: [100 * row[f"top1_{side}"] for row in rows] for side in sides})
     figure = Figure((1.2 + 1.1 * len(rows), 3.6), layout="constrained")
     axis = figure.subplots()
-    width = 0.8 / len(sides)
-    for place, side in enumerate(sides):
-        left = [index + (place - (len(sides) - 1) / 2) * width for index in range(len(rows))]
-        values = [100 * row[f"top1_{side}"] for row in rows]
-        axis.bar(left, values, width, label=side, color=COLOURS[side])
-        if side == "after":
-            bounds = [
-                [100 * abs(row["top1_before"] + row[f"change_{end}"] - row["top1_after"]) for row in rows]
-                for end in ("low", "high")
-            ]
-            axis.errorbar(left, values, bounds, fmt="none", ecolor="black", capsize=3, linewidth=1)
+    bounds = None
+    if "after" in sides:
+        ends = [[100 * (row["top1_before"] + row[f"change_{end}"]) for row in rows] for end in ("low", "high")]
+        bounds = {"after": abs(np.array(ends) - top1["after"].to_numpy())}
+    top1.plot.bar(ax=axis, width=0.8, color=COLOURS, yerr=bounds, ecolor="black", capsize=3, legend=False)
     axis.set_xticks(range(len(rows)), [plain(row["set"].replace("_", " ")) for row in rows], rotation=25, ha="right")
-    axis.set_ylabel("top-1, %")
-    axis.set_ylim(0, 100)
+    axis.set(ylabel="top-1, %", ylim=(0, 100))
     if len(sides) > 1:
         figure.legend(loc="outside upper right", ncols=3, frameon=False)
     return figure
@@ -108,9 +100,8 @@ def curve_figure(curves: dict[str, dict[str, list[float]]], name: str) -> Figure
     figure = Figure((0.6 + 3.6 * len(curves), 3.2), layout="constrained")
     axes = figure.subplots(1, len(curves), sharey=True, squeeze=False)
     for axis, (factor, curve) in zip(axes.flat, curves.items(), strict=True):
-        for side in [side for side in COLOURS if side in curve]:
-            values = [100 * value for value in curve[side]]
-            axis.plot(curve["value"], values, marker=".", label=side, color=COLOURS[side])
+        top1 = 100 * pd.DataFrame({side: curve[side] for side in COLOURS if side in curve}, index=curve["value"])
+        top1.plot(ax=axis, marker=".", color=COLOURS, legend=False)
         axis.set_xlabel({"angle": "angle, degrees", "area": "area of the object"}.get(factor, factor))
     axes[0, 0].set_ylabel("top-1, %")
     axes[0, 0].legend(frameon=False)

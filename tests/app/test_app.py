@@ -35,7 +35,7 @@ from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.models.image_processors import load_processor
 from robust_vit_hf.models.loading import load_model
 from robust_vit_hf.results.run_results import SetResult, SideResult
-from robust_vit_hf.results.summary import MEAN_ROW
+from robust_vit_hf.results.tables import MEAN_ROW
 from robust_vit_hf.utils.files import write_json
 
 from ..helpers.architectures import WITHOUT_MAP

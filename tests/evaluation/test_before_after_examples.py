@@ -14,7 +14,7 @@ from robust_vit_hf.evaluation.accuracy import measure_accuracy, set_result
 from robust_vit_hf.evaluation.examples import KINDS, Example, draw, explain, rows_of_kind
 from robust_vit_hf.evaluation.results_files import write_finetuning_results
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.results.summary import main_table, set_rows
+from robust_vit_hf.results.tables import main_table, set_rows
 
 from ..helpers.sessions import session_of
 from ..helpers.tiny import masked_dataset, tiny_vit

@@ -17,7 +17,7 @@ from robust_vit_hf.data.transforms import input_size
 from robust_vit_hf.hub.model_card import describe_model, make_card, public_results, write_card
 from robust_vit_hf.models.loading import weights_digest
 from robust_vit_hf.results.run_results import SetResult, SideResult
-from robust_vit_hf.results.summary import summarize
+from robust_vit_hf.results.tables import summarize
 from robust_vit_hf.training.methods import METHODS
 
 from ..helpers.commands import call, succeed

@@ -14,7 +14,7 @@ from robust_vit_hf import make_image_processor
 from robust_vit_hf.data.known_sets import IMAGENET_9_VARIATIONS
 from robust_vit_hf.data.layouts.official import CLASSES
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.results import set_tables
+from robust_vit_hf.results import tables
 
 from ..helpers import layouts
 from ..helpers.commands import succeed
@@ -28,7 +28,7 @@ def sets_of(*results):
 
 
 def test_measures_over_imagenet_9_and_counteranimal():
-    (table,) = set_tables.reliance_tables(
+    (table,) = tables.reliance_tables(
         sets_of(
             result("imagenet-1k", before=0.8, after=0.8),
             result("imagenet-9-original", before=0.9, after=0.9),
@@ -53,14 +53,14 @@ def test_measures_over_imagenet_9_and_counteranimal():
 
 def test_one_model_and_no_such_sets():
     sets = [result("counteranimal-common", before=0.7), result("counteranimal-counter", before=0.5)]
-    (table,) = set_tables.reliance_tables(sets_of(*sets))
+    (table,) = tables.reliance_tables(sets_of(*sets))
     assert table.head == ["measure", "value"] and table.rows[0][1].startswith("+20.0 [")
     sets = {name: result(name, 40, before=1.0) for name in ("counteranimal-common", "counteranimal-counter")}
     for one in sets.values():
         one.classes[:10] = -1  # 30 count
-    (table,) = set_tables.reliance_tables(sets)
+    (table,) = tables.reliance_tables(sets)
     assert table.rows[0][1] == "+0.0 [-10.0, +10.0]"  # a difference may be below 0
-    assert set_tables.reliance_tables(sets_of(result("imagenet-9-mixed_same", before=0.8))) == []
+    assert tables.reliance_tables(sets_of(result("imagenet-9-mixed_same", before=0.8))) == []
 
 
 def test_images_of_imagenet_9_are_seen_whole():
@@ -111,7 +111,7 @@ def test_evaluate_imagenet_9(imagenet_9):
 def test_the_worst_group_and_the_weighted_average():
     groups = np.repeat(np.array(["a", "b"], dtype=object), 100)
     birds = result("test", groups=groups, weights={"a": 3.0, "b": 1.0}, before=0.5, after=0.75)
-    (table,) = set_tables.group_tables(sets_of(birds))
+    (table,) = tables.group_tables(sets_of(birds))
     cells = {row[0]: [cell.split(" ")[0] for cell in row[1:]] for row in table.rows}
     assert cells == {
         "a": ["100", "100.0", "100.0", "+0.0"],
@@ -119,9 +119,9 @@ def test_the_worst_group_and_the_weighted_average():
         "worst group": ["–", "0.0", "50.0", "+50.0"],
         "average, weighted by the training groups": ["200", "75.0", "87.5", "+12.5"],
     }
-    (table,) = set_tables.group_tables(sets_of(result("test", groups=groups, weights={"a": 1.0}, before=0.5)))
+    (table,) = tables.group_tables(sets_of(result("test", groups=groups, weights={"a": 1.0}, before=0.5)))
     assert table.rows[-1][0] == "average over the groups" and table.rows[-1][2].startswith("50.0")
-    (table,) = set_tables.group_tables(sets_of(result("test", groups=np.tile(groups[::100], 100), before=0.5)))
+    (table,) = tables.group_tables(sets_of(result("test", groups=np.tile(groups[::100], 100), before=0.5)))
     ends = {row[0]: float(row[2].split()[-1].rstrip("]")) for row in table.rows}
     assert ends["worst group"] < min(ends["a"], ends["b"]) - 1  # the lower of two varies less than each
 
@@ -129,13 +129,13 @@ def test_the_worst_group_and_the_weighted_average():
 def test_many_groups():
     """More than 100 have no rows of their own; their number, the worst and the average are those that few groups would have."""
     few = np.repeat(np.array(["a", "b", "c"], dtype=object), [60, 60, 80])
-    (expected,) = set_tables.group_tables(sets_of(result("test", groups=few, before=0.5, after=0.75)))
+    (expected,) = tables.group_tables(sets_of(result("test", groups=few, before=0.5, after=0.75)))
     names = np.arange(6000) // 200
     many = np.array([f"{name}" for name in names] + [f"right {index}" for index in range(4000)], dtype=object)
     groups = result("test", 10_000, groups=many, weights=dict.fromkeys(many, 1.0), before=0.5, after=0.75)
     groups.sides["before"].ranks[:] = np.arange(10_000) % 2 * (np.arange(10_000) < 6000)
     groups.sides["after"].ranks[:] = 0
-    (table,) = set_tables.group_tables(sets_of(groups))
+    (table,) = tables.group_tables(sets_of(groups))
     assert [row[:2] for row in table.rows] == [
         ["worst of 4,030 groups", "–"],
         ["average, weighted by the training groups", "10000"],
@@ -143,8 +143,8 @@ def test_many_groups():
     assert table.rows[0][2].startswith("50.0 [") and table.rows[0][3] == "100.0 [0.0, 100.0]"
     assert table.rows[1][3] == "100.0 [100.0, 100.0]" and len(table.head) == len(table.rows[0])
     assert [row[0] for row in expected.rows] == ["a", "b", "c", "worst group", "average over the groups"]
-    with patch.object(set_tables, "MANY_GROUPS", 2):
-        (within,) = set_tables.group_tables(sets_of(result("test", groups=few, before=0.5, after=0.75)))
+    with patch.object(tables, "MANY_GROUPS", 2):
+        (within,) = tables.group_tables(sets_of(result("test", groups=few, before=0.5, after=0.75)))
     assert [row[2:] for row in within.rows] == [row[2:] for row in expected.rows[-2:]]
 
 
@@ -157,7 +157,7 @@ def test_groups_that_a_draw_of_all_images_would_miss(groups):
     """Of a few images each, or of one: every draw has all groups, so that the mean is in its interval."""
     small = result("test", len(groups), groups=groups.astype(str).astype(object), before=1.0)
     small.sides["before"].ranks[::4] = 5
-    (table,) = set_tables.group_tables(sets_of(small))
+    (table,) = tables.group_tables(sets_of(small))
     for row in table.rows:
         mean, low, high = (float(end) for end in re.split(r"[^-+\w.]+", row[2].rstrip("]")))
         assert low <= mean <= high, row
