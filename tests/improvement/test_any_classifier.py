@@ -44,7 +44,8 @@ def inputs(tmp_path_factory):
 
 
 def test_a_folder_and_an_object_become_the_same_model(inputs, tmp_path, monkeypatch):
-    """By swap alone, whose candidates keep the statistics of the batch norms. The object, which is frozen and in fp64, stays as it is."""
+    """By swap alone, whose candidates keep the statistics of the batch norms. The object, which is frozen and in fp64,
+    stays as it is."""
     monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[-1])
     options = [*with_masks(inputs, tmp_path, {".": OBJECT}), "--learning_rate", 3e-4]
     masks, folders = tmp_path / "masks", [tmp_path / name for name in ("out", "object")]
@@ -107,11 +108,8 @@ def test_one_image_of_a_step_needs_pictures(tmp_path):
 
 
 def test_a_model_that_could_not_be_loaded_again_is_refused_first(tmp_path):
-    for change in (
-        torch.nn.Linear(24, 4, bias=False),
-        torch.nn.Linear(24, 5),
-        torch.nn.Sequential(torch.nn.Linear(24, 4)),
-    ):
+    other = torch.nn.Linear(24, 4, bias=False), torch.nn.Linear(24, 5), torch.nn.Sequential(torch.nn.Linear(24, 4))
+    for change in other:
         model = tiny_vit()
         model.classifier = change
         with pytest.raises(ValueError, match=r"could not be loaded.*`classifier"):

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.numpy import load_file
 
-from robust_vit_hf.evaluation import other_backgrounds
+from robust_vit_hf import RobustViTTrainer
 from robust_vit_hf.evaluation.other_backgrounds import MOVED, Outputs, composite_outputs
 from robust_vit_hf.evaluation.sets import EvaluationSet
+from robust_vit_hf.hub.model_card import write_card
 from robust_vit_hf.improvement import candidates
 from robust_vit_hf.improvement.candidates import COMPOSITES_SHARE
 from robust_vit_hf.improvement.finetune import Finetuning, learning_rate
@@ -24,10 +25,10 @@ from robust_vit_hf.models.interpolation import interpolate
 from robust_vit_hf.models.last_layer import LastLayer, NoLastLayer
 from robust_vit_hf.models.loading import load_model
 from robust_vit_hf.utils.cache import Cache
-from robust_vit_hf.utils.files import RUN_FILE, read_json, write_json
+from robust_vit_hf.utils.files import RUN_FILE, read_json
 
 from ..helpers.sessions import session_of
-from ..helpers.tiny import FEATURES, masked_dataset, masked_rows, tiny_vit
+from ..helpers.tiny import FEATURES, masked_dataset, masked_rows, tiny_config, tiny_vit
 
 
 CLASSES, SIZE, IMAGES, EACH = 5, 12, 40, 3
@@ -102,10 +103,8 @@ def test_the_fit_minimises_its_objective():
         def entropy(features, wanted):
             return -(wanted * F.log_softmax(features @ weight.T + bias, dim=1)).sum(dim=1).mean()
 
-        mixed_targets = wanted[:, None].expand(-1, EACH, -1)[known]
-        value = (1 - COMPOSITES_SHARE) * entropy(original, wanted) + COMPOSITES_SHARE * entropy(
-            mixed[known], mixed_targets
-        )
+        of_mixed = entropy(mixed[known], wanted[:, None].expand(-1, EACH, -1)[known])
+        value = (1 - COMPOSITES_SHARE) * entropy(original, wanted) + COMPOSITES_SHARE * of_mixed
         change = scale * (weight - first[0]).square().sum() + (bias - first[1]).square().sum()
         return value + 0.03 / 2 * change
 
@@ -135,21 +134,24 @@ def test_fits_leave_classes_without_images_where_they_are():
         moved = new.logits(anything) - own.logits(anything)
         assert np.abs(moved[:, [0, 1, 3]]).max() > 0.01, name
         if name.startswith("layer fitted"):
-            assert np.array_equal(new.weight[[2, 4]], own.weight[[2, 4]]) and np.array_equal(
-                new.bias[[2, 4]], own.bias[[2, 4]]
-            )
+            assert all(np.array_equal(of[[2, 4]], values[[2, 4]]) for of, values in zip(new, own, strict=True))
             np.testing.assert_allclose(moved[:, [0, 1, 3]].mean(axis=1), 0, atol=1e-4)
     of_all = dict(candidates.new_layers(own, found, has_bias=True))["layer fitted to the label, penalty 0.0001"]
     expected = candidates.fit_layer(own, found, np.eye(CLASSES)[found.labels], 1e-4)
     np.testing.assert_array_equal(of_all.weight, expected.weight)
+    for name, new in candidates.new_layers(own, found, has_bias=False):  # and learn no bias that a head cannot hold
+        assert np.array_equal(new.bias, own.bias) and not np.array_equal(new.weight, own.weight), name
 
 
-def test_top1_counts_among_the_classes_with_images():
+def test_top1_counts_classes_with_images_and_composites_with_a_donor():
     logits = np.array([[3, 2, 1], [1, 3, 2]], np.float32)
-    outputs = Outputs(logits, logits[:, None], np.array([1, 2]))
+    mixed = np.stack([logits, logits[:, [0, 2, 1]], np.full_like(logits, np.nan)], axis=1)
+    outputs = Outputs(logits, mixed, np.array([1, 2]))
     assert outputs.right()["original"].tolist() == [0, 0]
     right = replace(outputs, classes=(1, 2)).right()
-    assert right["original"].tolist() == [1, 0] and right["mixed_rand"].tolist() == [1, 0]
+    assert right["original"].tolist() == [1, 0] and right["mixed_rand"].tolist() == [0.5, 0.5]
+    mixed[1] = np.nan
+    np.testing.assert_array_equal(outputs.right()["mixed_rand"], [0, np.nan])
 
 
 def test_probabilities_are_of_the_right_class_at_a_temperature():
@@ -159,14 +161,6 @@ def test_probabilities_are_of_the_right_class_at_a_temperature():
     expected = [1 / (1 + np.exp(-1)), 1 / (1 + np.exp(2))]  # of the two classes alone
     np.testing.assert_allclose(found["original"], expected, rtol=1e-6)
     np.testing.assert_allclose(found["mixed_rand"], expected, rtol=1e-6)
-
-
-def test_outcomes_count_composites_with_a_donor():
-    original = np.array([[0, 1], [1, 0]], np.float32)
-    mixed = np.array([[[0, 1], [1, 0], [np.nan] * 2], [[np.nan] * 2] * 3], np.float32)
-    right = Outputs(original, mixed, np.array([1, 1])).right()
-    assert right["original"].tolist() == [1, 0]
-    np.testing.assert_array_equal(right["mixed_rand"], [0.5, np.nan])
 
 
 def test_composites_with_an_attribute_choose_and_are_no_other_backgrounds():
@@ -197,7 +191,8 @@ def test_what_a_model_recognises_without_the_object_is_no_gain():
 
 
 def test_the_temperature_is_that_of_the_least_cross_entropy():
-    """Of logits that are sure four times as much as they are right, it is about four; composites count by their share."""
+    """Of logits that are sure four times as much as they are right, it is about four; composites count by their
+    share."""
     rng = np.random.default_rng(5)
     logits = rng.normal(size=(4000, 4)) * 1.5
     labels = np.array([rng.choice(4, p=np.exp(row) / np.exp(row).sum()) for row in logits])
@@ -208,9 +203,8 @@ def test_the_temperature_is_that_of_the_least_cross_entropy():
 
     def loss(temperature: float) -> torch.Tensor:
         of_image, of_composite = (torch.from_numpy(times * logits) / temperature for times in (4, 1))
-        return (1 - COMPOSITES_SHARE) * F.cross_entropy(of_image, labels) + COMPOSITES_SHARE * F.cross_entropy(
-            of_composite, labels
-        )
+        entropies = [F.cross_entropy(of, labels) for of in (of_image, of_composite)]
+        return (1 - COMPOSITES_SHARE) * entropies[0] + COMPOSITES_SHARE * entropies[1]
 
     assert candidates.temperature_of(half) == pytest.approx(min(np.arange(1, 4, 0.01), key=loss), abs=0.02)
 
@@ -239,18 +233,16 @@ def test_features_go_on_after_the_images_that_are_complete(tmp_path):
 
 
 def test_images_without_object_or_background_have_no_composites(monkeypatch):
-    """As where the object lies outside of what the model sees: it would be the background of another class with this label. Nor have
-    those whose mask is in doubt."""
+    """As where the object lies outside of what the model sees: it would be the background of another class with this
+    label. Nor have those whose mask is in doubt."""
     shapes = {1: np.zeros((40, 52), np.uint8), 2: np.full((40, 52), 255, np.uint8)}
-    rows = [
-        row | {"mask": Image.fromarray(shapes[number]) if number in shapes else row["mask"]}
-        for number, row in enumerate(masked_rows(12))
-    ]
+    rows = masked_rows(12)
+    for number, shape in shapes.items():
+        rows[number]["mask"] = Image.fromarray(shape)
     rows = datasets.Dataset.from_list(rows, features=FEATURES).add_column("doubt", ["arbitrary", *11 * [None]])
     session = session_of({"before": tiny_vit()}, {"noise": EvaluationSet.of(rows)})
-    monkeypatch.setattr(
-        other_backgrounds, "pool_picture", lambda _, number, row: torch.full((3, 32, 32), number - 1.0)
-    )
+    given = "robust_vit_hf.evaluation.other_backgrounds.pool_picture"
+    monkeypatch.setattr(given, lambda _, number, row: torch.full((3, 32, 32), number - 1.0))
     for pool in (None, rows):
         mixed = composite_outputs(session.sides["before"], session, 3, pool=pool).mixed
         known = ~np.isnan(mixed).any(axis=2)
@@ -286,7 +278,7 @@ def test_the_temperature_divides_the_whole_layer(dtype, tmp_path, monkeypatch):
     def no_layer(*_):
         raise NoLastLayer("none")
 
-    # No temperature is fitted on validation images that the original all predicts right, nor where no layer could take it.
+    # None is fitted on validation images that the original all predicts right, nor where no layer could take it.
     right = replace(before, usual=np.ones(16))
     for given, last_layer, scale in ((before, LastLayer, temperature), (right, LastLayer, 1), (before, no_layer, 1)):
         monkeypatch.setattr("robust_vit_hf.improvement.verdict.LastLayer", last_layer)
@@ -298,27 +290,35 @@ def test_the_temperature_divides_the_whole_layer(dtype, tmp_path, monkeypatch):
         assert told == f"{scale:.2f}"
 
 
-def test_a_finetuned_candidate_is_as_sure_as_it_is_right(tmp_path, monkeypatch):
-    """The temperature of its logits on the validation images divides the last layer; all other weights are the interpolated ones."""
-    first, second = tiny_vit(), tiny_vit(seed=1)
-    session = session_of({"before": first}, {"noise": EvaluationSet.of(masked_dataset(16))})
-    options = SimpleNamespace(output_dir=tmp_path / "model", learning_rate=1e-3, max_steps=2)
+@pytest.mark.parametrize("weight", [0.5, 1.0])
+def test_a_finetuned_candidate_is_as_sure_as_it_is_right(weight, tmp_path, monkeypatch):
+    """The temperature of its logits on the validation images divides the last layer; all other weights are the
+    interpolated ones. Its card says so, with the paper of the interpolation."""
+    first, second, folder = tiny_vit(), tiny_vit(seed=1), tmp_path / "model"
+    session = session_of({"before": first}, {"noise": EvaluationSet.of(masked_dataset(16))}, folder)
+    options = SimpleNamespace(output_dir=folder, learning_rate=1e-3, max_steps=2)
     outputs_of = partial(composite_outputs, session=session, count=candidates.VALIDATION_COMPOSITES, edit=MOVED)
     finetuning = Finetuning(None, session.sides["before"], None, outputs_of, options, {})
+    config = tiny_config(tmp_path / "trained", method="swap")
+    RobustViTTrainer(second, config, masked_dataset(8)).create_model_card(finetuned_from="mine")  # not trained
     second.save_pretrained(tmp_path / "trained")
     monkeypatch.setattr(Finetuning, "trained", lambda *_: tmp_path / "trained")
-    write_json(tmp_path / "trained" / RUN_FILE, {"training": {}})
-    side = replace(session.sides["before"], model=interpolate(first, second, 0.5))
+    side = replace(session.sides["before"], model=interpolate(first, second, weight))
     temperature = candidates.temperature_of(outputs_of(side))
-    assert abs(temperature - 1) > 0.1 and temperature == candidates.temperature_of(finetuning.outputs(0.5))
-    right, built = np.zeros(16), {"outputs": partial(finetuning.outputs, 0.5), "build": partial(finetuning.build, 0.5)}
-    chosen, before = (candidates.Candidate(*4 * [right], **made) for made in (built, {}))
-    write_candidate(chosen, before, session, options.output_dir)
-    written = load_model(str(options.output_dir)).state_dict()
+    assert abs(temperature - 1) > 0.1 and temperature == candidates.temperature_of(finetuning.outputs(weight))
+    made = {"outputs": partial(finetuning.outputs, weight), "build": partial(finetuning.build, weight)}
+    chosen, before = (candidates.Candidate(*4 * [np.zeros(16)], **of) for of in (made, {}))
+    write_candidate(chosen, before, session, folder)
+    written = load_model(str(folder)).state_dict()
     for name, values in side.model.state_dict().items():
         scale = temperature if name.startswith("classifier") else 1
         np.testing.assert_allclose(scale * written[name], values, rtol=1e-4, atol=1e-7)
-    assert read_json(options.output_dir / "interpolation.json")["interpolation_weight"] == 0.5
+    assert read_json(folder / "interpolation.json")["interpolation_weight"] == weight
+    write_card(folder)
+    card = (folder / "README.md").read_text()
+    assert "`mine`, finetuned on images with swapped backgrounds" in " ".join(card.split())
+    assert ("WiSE-FT" in card) is (weight < 1) and "relevance loss" not in card
+    assert f"| interpolation weight of the finetuned weights | {weight:g} |" in card
 
 
 def test_a_training_begins_with_the_given_model(tmp_path):
@@ -343,11 +343,3 @@ def test_the_learning_rate_goes_with_the_size_of_the_weights():
         torch.nn.init.constant_(module.weight, size)
         torch.nn.init.constant_(module.bias, 100.0)
     assert learning_rate(model) == pytest.approx(0.0015 * 0.02)
-
-
-def test_a_layer_without_bias_stays_without_one():
-    """What is measured is what can be written: a fit learns no bias that the head could not hold."""
-    found, own = features(), layer()
-    for name, new in candidates.new_layers(own, found, has_bias=False):
-        assert np.array_equal(new.bias, own.bias), name
-        assert not np.array_equal(new.weight, own.weight), name

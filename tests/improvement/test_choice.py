@@ -37,19 +37,13 @@ def test_the_highest_worth_is_chosen():
     assert choose([BEFORE, mild, strong], 0.5) is strong  # 0.725 and 0.775
     assert choose([BEFORE, candidate(0.9, 0.4)], 0.25) is BEFORE  # 0.7875 and 0.775
     assert choose([BEFORE, candidate(0.9, 0.4)], 0.5) is not BEFORE
-
-
-def test_among_equals_the_first_is_chosen():
-    """The original is first, and of a new layer the least interpolation weight."""
-    equal = [candidate(0.95, 0.3, weight) for weight in (0.25, 0.5)]
-    assert choose([BEFORE, *equal], 0.25) is BEFORE
-    better = [candidate(0.95, 0.5, weight) for weight in (0.25, 0.5)]
-    assert choose([BEFORE, *better], 0.25) is better[0]
+    first, second = (candidate(0.95, 0.5, weight) for weight in (0.25, 0.5))
+    assert choose([BEFORE, first, second], 0.25) is first  # among equals
 
 
 def test_candidates_are_compared_by_the_probability_of_the_right_class():
-    """Of two that are right on the same images, the surer one is chosen, and what is measured is whether they are right; each image has a class
-    of its own."""
+    """Of two that are right on the same images, the surer one is chosen, and what is measured is whether they are
+    right; each image has a class of its own."""
     right = np.tile([1.0, 0.0], 20)
     unsure, sure = (Candidate(right, right, share * right, share * right, "swap", 1.0) for share in (0.6, 0.9))
     before = Candidate(0 * right, 0 * right, 0 * right, 0 * right)
@@ -76,31 +70,12 @@ def test_the_folds_that_choose_do_not_measure():
     for seed in range(40):
         rng = np.random.default_rng(seed)
         right = (rng.random((41, 100)) < 0.5).astype(float)
-        candidates = [
-            Candidate(of, of, of, of, "swap" if number else "original", float(number > 0))
-            for number, of in enumerate(right)
-        ]
+        candidates = [Candidate(of, of, of, of, weight=float(number > 0)) for number, of in enumerate(right)]
         found = cross_validated(candidates, np.arange(100) % 4, 0.25)
         gains.append(found.change.mean)
         best = choose(candidates, 0.25)
         looks.append(best.usual.mean() - right[0].mean())
     assert np.mean(looks) > 0.08 and abs(np.mean(gains)) < 0.04
-
-
-def test_intervals_hold_for_the_choice():
-    """Of 60 simulated sets, in which the truth is known, nearly all have it within their intervals, and no verdict is wrong."""
-    held, wrong, shares = [], 0, np.array([[0.9, 0.4], [0.9, 0.5], [0.88, 0.6], [0.87, 0.65], [0.8, 0.7]])
-    for seed in range(60):
-        rng = np.random.default_rng(seed)
-        ease = rng.random((2, 150))  # the same images are hard for all candidates
-        noise = rng.random((5, 2, 150))
-        right = np.where(noise < 0.3, rng.random((5, 2, 150)), ease) < shares[..., None]
-        candidates = [Candidate(*of, *of, str(number), float(number)) for number, of in enumerate(right)]
-        found = cross_validated(candidates, np.arange(150) % 5, 0.25, seed)
-        true = worth(*shares[candidates.index(choose(candidates, 0.25))], 0.25) - worth(*shares[0], 0.25)
-        held.append(found.change.low <= true <= found.change.high)
-        wrong += (found.key == "better" and true < 0) or (found.key == "worse" and true > 0)
-    assert np.mean(held) >= 0.93 and wrong == 0
 
 
 def test_break_even_is_where_gain_and_loss_are_equal():
@@ -110,11 +85,7 @@ def test_break_even_is_where_gain_and_loss_are_equal():
     assert outcome(0.01, 0.3).break_even[0] == 0 and "at any share" in outcome(0.01, 0.3).sentences[1]
     assert outcome(-0.05, -0.02).break_even == (1.0, 1.0)
     unbounded = outcome(-0.02, 0.05, deviations=(0.02, 0.05))
-    assert (
-        unbounded.key == "inconclusive"
-        and unbounded.break_even[0] == pytest.approx(2 / 7)
-        and unbounded.break_even[1] == 1
-    )
+    assert unbounded.key == "inconclusive" and unbounded.break_even == pytest.approx((2 / 7, 1))
     few = replace(outcome(0.0, 0.45), count=12)  # whose interval is wider than their resamples
     assert few.key == "inconclusive" and few.break_even[1] < few.share
     assert not any("It is better" in text for found in (unbounded, few) for text in found.sentences)
@@ -133,9 +104,8 @@ def test_the_verdict_is_that_of_the_interval_at_the_share(usual, other, share, k
     found = outcome(usual, other, share)
     assert found.key == key and found.change.mean == pytest.approx((1 - share) * usual + share * other)
     assert found.sentences[0].startswith(choice.OUTCOMES[key])
-    assert found.sentences[0].endswith(
-        f": of 100 photographs, {100 * share:.0f} of them with other backgrounds than usual, the new model recognises {found.change.of_100}."
-    )
+    assert f"{100 * share:.0f} of them with other backgrounds" in found.sentences[0]
+    assert found.sentences[0].endswith(f"the new model recognises {found.change.of_100}.")
     low, high = 100 * found.change.low, 100 * found.change.high
     ends = f"[{low:.1f}, {high:.1f}] more" if found.change.mean >= 0 else f"[{-high:.1f}, {-low:.1f}] fewer"
     assert found.change.of_100 == f"{100 * abs(found.change.mean):.1f} {ends}"

@@ -54,15 +54,6 @@ def test_splits_of_other_classes_are_refused_for_a_model_without_names(inputs, t
     assert "class 3 is `star` in `train`, `dot` in `validation`" in call("improve", *options).error
 
 
-def test_one_class_is_refused_before_masks_are_made(inputs, tmp_path):
-    command = ["diagnose", "--model", inputs / "model", "--dataset", inputs / "photos", "--output_dir"]
-    shutil.copytree(inputs / "photos" / "train" / "dot", tmp_path / "photos" / "validation" / "dot")
-    command[4] = tmp_path / "photos"
-    error = call(*command, tmp_path / "out").error
-    assert "images are of one class: give images of two" in error
-    assert not (tmp_path / "out").exists()
-
-
 ALL_BUT_A_CORNER = np.full((48, 48), 255, np.uint8)
 ALL_BUT_A_CORNER[0, 0] = 0  # which is cropped
 
@@ -81,7 +72,8 @@ def test_images_that_cannot_tell_are_refused_before_any_training(inputs, tmp_pat
 
 
 def test_images_without_classes(inputs, tmp_path, monkeypatch):
-    """Right is what the model predicts for the original image, so no new model is worse on these. No training image is a validation image."""
+    """Right is what the model predicts for the original image, so no new model is worse on these. No training image
+    is a validation image."""
     monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[-1])
     for path in (inputs / "photos").rglob("[0-3].jpg"):
         copy = tmp_path / "photos" / path.relative_to(inputs / "photos").parts[0] / f"{path.parent.name}-{path.name}"
@@ -103,7 +95,7 @@ def test_images_without_classes(inputs, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("command", ["diagnose", "improve"])
 def test_a_second_start_decodes_nothing(command, inputs, tmp_path, monkeypatch, caplog):
-    """Except the pictures of the report. Masks, and predictions of labels and of classes without images, are read again."""
+    """Except the pictures of the report. Masks and predictions are read again."""
     monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[-1])
     for pictures in ("diagnosis.diagnose.composed_images", "evaluation.results_files.write_before_after"):
         monkeypatch.setattr(f"robust_vit_hf.{pictures}", lambda *_: [])
@@ -174,21 +166,13 @@ def test_classes_of_two_images_cannot_be_held_out(tmp_path):
         images_by_role(session_of({"before": tiny_vit(**NAMES)}, {}), options, [])
 
 
-def test_what_is_left_out_before_images_are_held_out_is_told_once(tmp_path):
-    write_photographs(tmp_path / "photos", "train", 6, seed=0)
-    shutil.copy(next((tmp_path / "photos").glob("train/*/*")), tmp_path / "photos" / "train" / "no class.jpg")
-    options = ImproveOptions(model="m", dataset=str(tmp_path / "photos"), output_dir="o")
-    images, _ = images_by_role(session_of({"before": tiny_vit(**NAMES)}, {}), options, [])
-    assert [len(of.notes) for of in images.values()] == [1, 1]
-
-
 @pytest.mark.parametrize(
     "packed, message",
     [(True, r'^Masks: Unknown split "validation".* --split validation'), (False, "is the mask of images of both")],
 )
 def test_masks_for_one_of_the_splits_are_refused(packed, message, inputs, tmp_path):
-    """The photographs have the split that masks lack, so no training images are held out in its place. Pictures of masks would be those of
-    images of both splits, although no image that is drawn shares its mask."""
+    """The photographs have the split that masks lack, so no training images are held out in its place. Pictures of
+    masks would be those of images of both splits, although no image that is drawn shares its mask."""
     given = {"dataset": str(inputs / "photos"), "masks": str(tmp_path / "masks"), "num_images": 2, "max_steps": 1}
     for name in ("bar/0", "bar/6", "bar/7", "cross/0", "cross/6", "cross/7"):
         save(Image.new("L", (48, 48)), tmp_path / "masks" / f"{name}.png")

@@ -70,6 +70,10 @@ def test_the_folder_is_a_model_with_its_evidence(inputs, improved):
     assert (folder / "report.html").is_file() and (folder / "diagnosis" / "strip.png").is_file()
     (trained,) = (folder / "cache").glob("finetuned-*[!k]")
     assert (trained / "model.safetensors").is_file() and not any(trained.glob("checkpoint-*"))
+    table, name = (folder / "candidates.md").read_text(), "finetuned by swap from the new layer, learning rate 0.003"
+    assert table.count(f"| {name}, 30 steps |") == len(INTERPOLATION_WEIGHTS) and "| original |" in table
+    assert table.count("| map, penalty") == len(MAP_PENALTIES) * len(INTERPOLATION_WEIGHTS)
+    assert table.count("| chosen |") == 1
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +110,7 @@ def test_in_half_precision_the_model_is_the_one_of_the_report(inputs, tmp_path, 
 
 
 def test_the_new_layer_is_all_that_changes(inputs, quick):
-    """Plain transformers loads a model with another last layer, whose predictions are those of the verdict, image by image."""
+    """Plain transformers loads a model with another last layer, whose predictions are those of the verdict."""
     before, after = (load_file(place / "model.safetensors") for place in (inputs / "model", quick))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert before.keys() == after.keys() and changed == {"classifier.weight", "classifier.bias"}
@@ -143,14 +147,6 @@ def test_pictures_are_the_backgrounds_of_new_layers(inputs, quick, tmp_path):
     )
     assert np.array_equal(own[:, 0], given[:, 0])
     assert not np.isclose(own[:, 1], given[:, 1]).all(axis=1).any()
-
-
-def test_the_table_shows_every_candidate(improved):
-    text = (improved[0] / "candidates.md").read_text()
-    name = "finetuned by swap from the new layer, learning rate 0.003, 30 steps"
-    assert text.count(f"| {name} |") == len(INTERPOLATION_WEIGHTS)
-    assert text.count("| map, penalty") == len(MAP_PENALTIES) * len(INTERPOLATION_WEIGHTS)
-    assert text.count("| chosen |") == 1 and "| original |" in text
 
 
 def test_another_share_chooses_anew_and_trains_nothing(inputs, improved, tmp_path, monkeypatch):
@@ -232,7 +228,7 @@ def test_photographs_and_paths_stay_here(inputs, improved):
 
 
 def test_the_page_and_the_card_tell_what_stands_in_the_way(inputs, tmp_path, monkeypatch):
-    """Images that are left out, and classes that got worse; also in a card that is made again. Of an interpolated model."""
+    """Images that are left out, and classes that got worse; also in a card that is made again."""
     measure, seeds = "robust_vit_hf.improvement.improve.cross_validated", []
     monkeypatch.setattr(measure, lambda *given: seeds.append(given[3:]) or cross_validated(*given))
     monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[-2])
@@ -266,13 +262,10 @@ def test_a_model_without_a_last_layer_is_finetuned_alone(inputs, tmp_path, monke
     monkeypatch.setattr("robust_vit_hf.improvement.candidates.LastLayer", none)
     options = [*with_masks(inputs, tmp_path, {".": OBJECT}), "--max_steps", 1]
     refused, done = call("improve", *options, "--effort", "quick"), call("improve", *options)
-    assert (
-        "linear layer. Give --effort full, which finetunes the model and needs images of all classes." in refused.error
-        and done.status == 0
-    )
+    assert "linear layer. Give --effort full" in refused.error and done.status == 0
     for result, other in ((refused, "full"), (done, "quick")):  # as both efforts say first
-        told = f"32 validation images tell a change of top-1 at 25 % other backgrounds to within about {resolution(32, 0.25):.1f} points."
-        assert re.search(rf"min in all; --effort {other}: \d+ min\n  {told}\n\[1/4\]", result.err)
+        told = f"to within about {resolution(32, 0.25):.1f} points"
+        assert re.search(rf"min in all; --effort {other}: \d+ min\n  32 validation images .* {told}", result.err)
     notes = json.loads((tmp_path / "out" / "verdict.json").read_text())["notes"]
     assert "The logits are not those of a linear layer. So the training is the only candidate." in notes
     candidates = (tmp_path / "out" / "candidates.md").read_text()
@@ -290,8 +283,8 @@ def test_the_estimate_is_of_all_passes(effort, own, other, tmp_path, monkeypatch
     images = {role: SimpleNamespace(rows=masked_dataset(size)) for role, size in sizes.items()}
     options = ImproveOptions(model="m", dataset="d", output_dir=tmp_path, masks="tokencut", effort=effort)
     session = session_of({"before": tiny_vit()}, {})
-    # Two models in 15 conditions, and composites of validation and training images, 5 and 12 each. A training of 240 steps of 8 images,
-    # each as long as 4 passes, of which 4 interpolation weights are measured.
+    # Two models in 15 conditions, and composites of validation and training images, 5 and 12 each. A training of 240
+    # steps of 8 images, each as long as 4 passes, of which 4 interpolation weights are measured.
     composed = 2 * 15 * 16 + 6 * 16 + 13 * 24 + 24 + 16
     assert composed == 928 and composed + 4 * 240 * 8 + 4 * 6 * 16 == 8992
     text = _estimate(session, images, options)
@@ -311,9 +304,7 @@ def test_a_training_that_diverges_is_left_out(inputs, tmp_path):
         succeed("improve", *options)
         verdicts.append(json.loads((tmp_path / "out" / "verdict.json").read_text()))
         (note,) = (note for note in verdicts[-1]["notes"] if "diverged" in note)
-        assert (
-            note == "The training diverged at the learning rate 1e+30, and is left out: give a lower --learning_rate."
-        )
+        assert note.startswith("The training diverged at the learning rate 1e+30, and is left out")
     assert verdicts[0] == verdicts[1] and "1e+30" not in (tmp_path / "out" / "candidates.md").read_text()
 
 
@@ -387,7 +378,7 @@ def test_killed_again_and_again(inputs, tmp_path):
     command = ["-m", "robust_vit_hf.cli", "improve"]
     completed = launch(*command, *options["whole"])
     assert completed.status == 0, completed.err[-3000:]
-    for moment in ("cache/finetuned-*.partial/checkpoint-*", "cache/finetuned-*[!k]/run.json"):
+    for moment in ("cache/finetuned-*.partial/checkpoint-*", "cache/finetuned-*[!kl]/run.json"):
         assert not any(killed.glob(moment))
         kill_when(lambda moment=moment: any(killed.glob(moment)), *command, *options["killed"])
         assert not (killed / "verdict.json").exists()
