@@ -3,7 +3,7 @@
 import argparse
 import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from functools import partial
 from shutil import get_terminal_size
@@ -11,24 +11,18 @@ from textwrap import dedent, fill, indent
 from typing import NoReturn
 
 from transformers import HfArgumentParser
-from transformers.hf_argparser import string_to_bool
 
 from ..utils.options import Options, unknown
 from ..utils.privacy import hide_tokens
 
 
-# Options that `--help` shows, by their title; `--help_all` shows all.
-COMMON = {
-    "input": "folder source before after images model compare dataset split eval_split sets set masks results diagnose "
-    "evaluation classes category in_distribution shifted repo_id sources config",
-    "settings": "method effort other_backgrounds only_these_classes attributes num_images protocols methods weight "
-    "weights per_class prompts detector segmenter threshold to image_size learning_rate num_train_epochs "
-    "background_swap lora_rank per_device_train_batch_size batch_size port skip_bad",
-    "output": "output_dir json html fail_if export private revision commit_message report_to push_to_hub",
-    "more options": "",
-    "help": "help help_all show_traceback version",
-}
-TITLES = {name: title for title, names in COMMON.items() for name in names.split()}
+# Options that `--help` shows; `--help_all` shows all.
+COMMON = """folder source before after images model compare dataset split eval_split sets set masks results diagnose
+    evaluation classes category in_distribution shifted repo_id sources config method effort other_backgrounds
+    only_these_classes attributes num_images protocols methods weight weights per_class prompts detector segmenter
+    threshold to image_size learning_rate num_train_epochs background_swap lora_rank per_device_train_batch_size
+    batch_size port skip_bad output_dir json html fail_if export private revision commit_message report_to push_to_hub
+    help help_all traceback version command""".split()
 
 
 def parse(options: type[Options], prog: str, argv: list[str]) -> Options:
@@ -44,8 +38,7 @@ class Parser(HfArgumentParser):
     """Parser with errors of one line, which quote no tokens. The help begins with the paragraphs of `text`. Those that begin
     with `prog` are examples, which end the help: only the first, unless `argv` has `--help_all`."""
 
-    def __init__(self, options: Iterable[type], prog: str, text: str, argv: Sequence[str] = (), **settings):
-        options = [*options]
+    def __init__(self, options: Sequence[type], prog: str, text: str, argv: Sequence[str] = (), **settings):
         self.shows_all = not {"--help_all", "--help-all"}.isdisjoint(argv)
         self.positional = {name for of in options for name in getattr(of, "POSITIONAL", ())}
         parts, width = text.split("\n\n"), get_terminal_size().columns - 2
@@ -60,51 +53,35 @@ class Parser(HfArgumentParser):
         if options:
             self.add_argument("--help_all", action="help", help="show all options and examples")
         # Only for the help: `main` handles the option.
-        traceback = {"action": "store_true", "default": argparse.SUPPRESS, "help": "show the traceback of an error"}
-        self.add_argument("--debug", dest="show_traceback", **traceback)
+        self.add_argument("--traceback", action="store_true", help="show the traceback of an error")
 
     def add_argument(self, *names: str, **settings) -> argparse.Action:
-        """Add an option to its group, under the name with underscores, since others are accepted for it."""
+        """Add an option under the name with underscores, since dashes are accepted for them."""
+        name, default = names[-1].lstrip("-").replace("-", "_"), settings.get("default")
         settings.pop("within", None)  # see [`option`]
-        name = names[-1].lstrip("-").replace("-", "_")
-        title = TITLES.get(settings.get("dest", name), "more options")
-        default = settings.get("default")
-        if title == "more options" and not self.shows_all:
+        if not (self.shows_all or name in COMMON):
             settings["help"] = argparse.SUPPRESS
-        elif name.startswith("no_"):
-            settings["help"] = f"undo --{settings['dest']}"
-        elif default not in (None, "", argparse.SUPPRESS) and not isinstance(default, (bool, list, dict)):
+        elif default not in (None, "") and not isinstance(default, (bool, list, dict)):
             settings["help"] += "" if "default" in settings["help"] else f" (default: {default})"
-        if settings.get("type") is string_to_bool:  # also where `None` is the default
-            settings |= {"nargs": "?", "const": True}
-        if settings.get("type") in (int, float):
-            settings.setdefault("metavar", "N")
-        if name == "debug" and "dest" not in settings:  # an option of all commands has this name
-            name, settings["dest"] = "trainer_debug", name
-        group = next((group for group in self._action_groups if group.title == title), None)
-        group = group or self.add_argument_group(title)
         if name not in self.positional and names[0].startswith("-"):
-            return group.add_argument(*(names if names[0] == "-h" else [f"--{name}"]), **settings)
+            return super().add_argument(*(names if names[0] == "-h" else [f"--{name}"]), **settings)
         if not settings.pop("required", False) and settings.get("nargs") == "+":
             settings["nargs"] = "*"
-        return group.add_argument(name, **settings)
-
-    def format_help(self) -> str:
-        self._action_groups.sort(key=lambda group: [*COMMON, group.title].index(group.title))
-        for group in self._action_groups:
-            group._group_actions.sort(key=lambda action: [*TITLES, action.dest].index(action.dest))
-        return super().format_help()
+        return super().add_argument(name, **settings)
 
     def error(self, message: str) -> NoReturn:  # type: ignore[misc]  # `exit` does not return
         message = hide_tokens(" ".join(message.split()).rstrip("."))
         self.exit(2, f"error: {message}{'' if message.endswith('?') else '.'} See `{self.prog} --help`.\n")
 
     def parse_known_args(self, args=None, namespace=None):
-        # Dashes in the name of an option are accepted for underscores.
         tokens = [re.sub(r"^--[^=]+", lambda name: f"--{name[0][2:].replace('-', '_')}", token) for token in args]
         if any(re.fullmatch(r"(--\w+=)?", token) for token in tokens):
             self.error("an argument is empty, as by a variable of the shell that is not set")
-        return super().parse_known_args(tokens, namespace)
+        known, rest = super().parse_known_args(tokens, namespace)
+        if rest and rest[0].startswith("-"):
+            names = [name for action in self._actions for name in action.option_strings]
+            self.error(unknown("option", rest[0].partition("=")[0], names))
+        return known, rest
 
     def parse(self, argv: list[str]) -> tuple:
         """The dataclasses, from arguments and defaults. Exits with status 2 if options are invalid."""
@@ -112,12 +89,6 @@ class Parser(HfArgumentParser):
             if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")) and not self.positional:
                 read = self.parse_json_file if argv[0].endswith(".json") else self.parse_yaml_file
                 return read(argv[0])
-            _, rest = self.parse_known_args(argv)
-            if rest and rest[0].startswith("-"):
-                known = [name for action in self._actions for name in action.option_strings]
-                self.error(unknown("option", rest[0].partition("=")[0], known))
-            if rest:
-                self.error("there are more values than the options take")
             return self.parse_args_into_dataclasses(argv, look_for_args_file=False)[: len(self.dataclass_types)]
         except (ValueError, OSError) as error:
             self.error(str(error))

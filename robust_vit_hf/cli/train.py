@@ -3,7 +3,6 @@
 import argparse
 import os
 from functools import partial
-from pathlib import Path
 
 from ..training.recipes import Arguments, find_recipe, list_recipes, train_parser, train_values
 from .parser import Parser
@@ -25,11 +24,10 @@ def parse_arguments(argv: list[str]) -> Arguments:
     """Arguments of [`~robust_vit_hf.finetuning.finetune`]; exits like [`~robust_vit_hf.cli.parser.parse`]."""
     if argv and not argv[0].startswith("-"):
         argv = ["--config", *argv]
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for name in ("--config", "--model", "--dataset", "--method"):
         first.add_argument(name)
-    named, _ = first.parse_known_args(argv)
-    given = {name: value for name, value in vars(named).items() if value is not None}
+    given = vars(first.parse_known_args(argv)[0])
     usage = "robust-vit train [--config RECIPE] [options]"
     new_parser = partial(Parser, prog="robust-vit train", text=DESCRIPTION, argv=argv, usage=usage)
     recipe = given.pop("config", None) or find_recipe(*(given.get(name) for name in ("model", "dataset", "method")))
@@ -47,11 +45,7 @@ def parse_arguments(argv: list[str]) -> Arguments:
 
 def train(arguments: Arguments) -> str:
     """Finetune, and return the table and the output folder as text; an empty string outside the main process."""
-    from ..evaluation.examples import FIGURE_FILE
     from ..finetuning import finetune
 
     table = finetune(*arguments)
-    folder = Path(arguments[-1].output_dir)
-    picture = folder / FIGURE_FILE  # there is none for images without labels
-    look = f" Look at {picture}." if picture.is_file() else ""
-    return f"\n{table}\n\nModel, card, results.json and table: {folder}.{look}" if table else ""
+    return f"\n{table}\n\nModel, card, results.json and table: {arguments[-1].output_dir}." if table else ""

@@ -22,7 +22,7 @@ class SetOptions(Options):
     labels: Literal["original", "real"] | None = option(None, "imagenet-1k: `real` for the labels of ReaL")
     variant: str | None = option(None, "imagenet-v2: the paper's is matched-frequency", choices=V2_VARIANTS)
     mappings: str | None = option(None, "objectnet: folder of the mapping files")
-    cropped: bool | None = option(None, "objectnet: cut off the red border of 2 px")
+    cropped: bool = option(False, "objectnet: cut off the red border of 2 px")
     imagenet: str | None = option(None, "imagenet-s919, paper-split, hard-imagenet: folder of ImageNet-1k")
     class_seed: int | None = option(None, "paper-split: shuffle the classes (Tables 8 and 9)", within=NOT_NEGATIVE)
     num_classes: int | None = option(None, "paper-split: training classes, 500 by default (Fig. 7b)", within=COUNT)
@@ -32,7 +32,8 @@ class SetOptions(Options):
 
     @property
     def of_the_set(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in names_of(SetOptions) if getattr(self, name) is not None}
+        given = {name: getattr(self, name) for name in names_of(SetOptions)}
+        return {name: value for name, value in given.items() if value is not None and value is not False}
 
 
 @dataclass(kw_only=True)

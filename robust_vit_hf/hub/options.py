@@ -32,6 +32,6 @@ class PushOptions(Options):
 
     folder: Path = option(text="model, adapter, or output of `robust-vit masks` or `data prepare`")
     repo_id: str = option(text="name or owner/name of the repository; created if it does not exist")
-    private: bool | None = option(None, "make a new repository private")
+    private: bool = option(False, "make a new repository private")
     revision: str | None = option(None, "branch; created if it does not exist")
     commit_message: str | None = option(None, "title of the commit")

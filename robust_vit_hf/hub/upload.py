@@ -127,7 +127,7 @@ def push(options: PushOptions) -> str:
     folder, repo_id, repo_type = options.folder, options.repo_id, repo_type_of(options.folder)
     run = read_json(folder / RUN_FILE)
     if run is not None:
-        repo_id = create_repo(repo_id, private=options.private)
+        repo_id = create_repo(repo_id, private=options.private or None)
         names = {"hub_model_id": repo_id, "model_name": repo_id.split("/")[-1], "revision": options.revision}
         write_json(folder / RUN_FILE, run | names)
         write_card(folder)
@@ -136,6 +136,6 @@ def push(options: PushOptions) -> str:
         repo_id,
         repo_type=repo_type,
         commit_message=options.commit_message or f"Upload {repo_type}",
-        private=options.private,
+        private=options.private or None,
         revision=options.revision,
     ).commit_url

@@ -12,8 +12,8 @@ from unittest.mock import Mock
 import pytest
 
 from experiments.paper.options import FigureOptions
-from robust_vit_hf.cli.commands import COMMANDS, Group
-from robust_vit_hf.cli.main import ROOT, find, main
+from robust_vit_hf.cli.commands import COMMANDS, ROOT, Group
+from robust_vit_hf.cli.main import find, main
 from robust_vit_hf.cli.parser import parse
 from robust_vit_hf.evaluation.options import EvaluateOptions, NamedSource
 from robust_vit_hf.utils.processes import TrainingInterrupted
@@ -70,7 +70,7 @@ def test_help_lists_the_commands(group):
     ],
 )
 def test_no_token_is_printed(command):
-    for debug in ([], ["--debug"]):
+    for debug in ([], ["--traceback"]):
         completed = call(*command.replace("TOKEN", TOKEN).split(), *debug)
         assert completed.status == 2 and completed.error.startswith("error: ")
         assert TOKEN not in completed.err + completed.out
@@ -82,7 +82,7 @@ def test_expected_errors_are_one_line_and_debug_shows_where(tmp_path):
         completed = call(*arguments)
         assert completed.status == 1 and completed.err.startswith("error: ") and completed.err.count("\n") == 1
     with pytest.raises(ValueError, match="is not a folder that can be pushed"):
-        main([*arguments, "--debug"])
+        main([*arguments, "--traceback"])
 
 
 def test_a_terminal_that_is_not_utf8(monkeypatch):
