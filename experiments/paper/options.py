@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from robust_vit_hf.evaluation.options import PROTOCOL, ImagesOptions, SetsOptions
 from robust_vit_hf.models.image_processors import Protocol
@@ -22,9 +22,7 @@ class ReportOptions(Options):
     (see experiments/sweeps.md).
     """
 
-    POSITIONAL: ClassVar[tuple[str, ...]] = ("sources",)
-
-    sources: list[Path] = option(text="folders of sweeps or of their runs, and files results.parquet")
+    sources: list[Path] = option(text="folders of sweeps or of their runs, and files results.parquet", positional=True)
     output_dir: Path = output_dir()
 
 
@@ -72,9 +70,7 @@ class FigureOptions(SetsOptions, ImagesOptions):
     selected. Figure 1 takes images with masks.
     """
 
-    POSITIONAL: ClassVar[tuple[str, ...]] = ("evaluation",)
-
-    evaluation: Path = option(text="output folder of `robust-vit evaluate` with --compare")
+    evaluation: Path = option(text="output folder of `robust-vit evaluate` with --compare", positional=True)
     compare: str = option(text="the model after finetuning")
     protocol: Protocol | None = option(None, "see `robust-vit evaluate --help`; by default the evaluation's first one")
     figures: list[int] = option([1, 2, 3, 6, 15], "numbers (default: all)", choices=(1, 2, 3, 6, 15))
@@ -97,9 +93,7 @@ class PublishedOptions(Options):
     Tables appear for models whose figures the paper has.
     """
 
-    POSITIONAL: ClassVar[tuple[str, ...]] = ("source",)
-
-    source: Path = option(text="output folder of `robust-vit evaluate` or `segment`")
+    source: Path = option(text="output folder of `robust-vit evaluate` or `segment`", positional=True)
     paper_model: str | None = option(
         None,
         "the paper's name of the model before finetuning; by default that of the registered model",

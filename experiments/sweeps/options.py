@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from robust_vit_hf.utils.options import COUNT, Options, option, output_dir
 
@@ -21,9 +21,7 @@ class SweepOptions(Options):
     grid file is described in experiments/sweeps.md.
     """
 
-    POSITIONAL: ClassVar[tuple[str, ...]] = ("grid",)
-
-    grid: Path = option(text="YAML file of the grid")
+    grid: Path = option(text="YAML file of the grid", positional=True)
     output_dir: Path = output_dir()
     imagenet: Path | None = option(
         None, "folder of outputs of `robust-vit data prepare`, each under the name of its set", metavar="FOLDER"

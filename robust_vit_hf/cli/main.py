@@ -61,6 +61,8 @@ def main(argv: list[str] | None = None, root: Group = ROOT, prog: str = "robust-
         if traceback:
             error.args = tuple(hide_tokens(part) if isinstance(part, str) else part for part in error.args)
             raise
+        for note in getattr(error, "__notes__", ()):  # these say what was done before the error
+            print(note)
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return 1
     from ..utils.processes import leave  # imports torch

@@ -28,8 +28,9 @@ COMMON = """folder source before after images model compare dataset split eval_s
 def parse(options: type[Options], prog: str, argv: list[str]) -> Options:
     """Parse arguments, or the values of a YAML or JSON file if its name is the only one. Exits after printing the help, or
     with status 2 if options are invalid."""
+    words = [own.name for own in fields(options) if own.metadata.get("positional")]
     needed = [own.name for own in fields(options) if own.default is own.default_factory is MISSING]
-    words = [*options.POSITIONAL, *(f"--{name} …" for name in needed if name not in options.POSITIONAL)]
+    words += [f"--{name} …" for name in needed if name not in words]
     parser = Parser([options], prog, inspect.getdoc(options), argv, usage=" ".join([prog, *words, "[options]"]))
     return parser.parse(argv)[0]
 
@@ -40,7 +41,6 @@ class Parser(HfArgumentParser):
 
     def __init__(self, options: Sequence[type], prog: str, text: str, argv: Sequence[str] = (), **settings):
         self.shows_all = not {"--help_all", "--help-all"}.isdisjoint(argv)
-        self.positional = {name for of in options for name in getattr(of, "POSITIONAL", ())}
         parts, width = text.split("\n\n"), get_terminal_size().columns - 2
         described = "\n\n".join(fill(part, width) for part in parts if not part.lstrip().startswith(prog))
         if examples := "\n".join(part for part in parts if part.lstrip().startswith(prog)):
@@ -63,7 +63,7 @@ class Parser(HfArgumentParser):
             settings["help"] = argparse.SUPPRESS
         elif default not in (None, "") and not isinstance(default, (bool, list, dict)):
             settings["help"] += "" if "default" in settings["help"] else f" (default: {default})"
-        if name not in self.positional and names[0].startswith("-"):
+        if not settings.pop("positional", not names[0].startswith("-")):
             return super().add_argument(*(names if names[0] == "-h" else [f"--{name}"]), **settings)
         if not settings.pop("required", False) and settings.get("nargs") == "+":
             settings["nargs"] = "*"
@@ -86,7 +86,7 @@ class Parser(HfArgumentParser):
     def parse(self, argv: list[str]) -> tuple:
         """The dataclasses, from arguments and defaults. Exits with status 2 if options are invalid."""
         try:
-            if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")) and not self.positional:
+            if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")) and not self._get_positional_actions():
                 read = self.parse_json_file if argv[0].endswith(".json") else self.parse_yaml_file
                 return read(argv[0])
             return self.parse_args_into_dataclasses(argv, look_for_args_file=False)[: len(self.dataclass_types)]

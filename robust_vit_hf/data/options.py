@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from ..utils.options import COUNT, NOT_NEGATIVE, Options, names_of, option, output_dir
 from .known_sets import KNOWN_SETS, V2_VARIANTS
@@ -43,10 +43,10 @@ class PrepareOptions(WriterOptions, SetOptions):
     robust-vit data prepare imagenet-a imagenet-a.tar --output_dir sets/imagenet-a
     """
 
-    POSITIONAL: ClassVar[tuple[str, ...]] = ("set", "sources")
-
-    set: str = option(text=f"set: {', '.join(KNOWN_SETS)}", choices=KNOWN_SETS, metavar="SET")
-    sources: list[str] = option([], "folder of the official layout, archives, or Hub id (default: the set on the Hub)")
+    set: str = option(text=f"set: {', '.join(KNOWN_SETS)}", choices=KNOWN_SETS, metavar="SET", positional=True)
+    sources: list[str] = option(
+        [], "folder of the official layout, archives, or Hub id (default: the set on the Hub)", positional=True
+    )
 
 
 @dataclass(kw_only=True)
@@ -57,7 +57,5 @@ class DescribeOptions(SetOptions):
     robust-vit data describe objectnet-1.0 --set objectnet
     """
 
-    POSITIONAL: ClassVar[tuple[str, ...]] = ("source",)
-
-    source: str = option(text="folder, file or Hub id")
+    source: str = option(text="folder, file or Hub id", positional=True)
     set: str | None = option(None, "read the images as this set of `data prepare`", choices=KNOWN_SETS, metavar="SET")

@@ -57,11 +57,9 @@ class DiagnoseOptions(OwnImagesOptions, PairOptions):
     (https://huggingface.co/papers/2006.09994).
 
     Give images that the model was not trained on. Without --model, a linear classifier on DINOv2-S is fitted to one
-    part of the photographs (of the split train) and measured on the rest, to see whether they invite a shortcut. An
-    interrupted run resumes when it is started again.
+    part of the photographs (of the split train) and measured on the rest, to see whether they invite a shortcut.
 
       robust-vit diagnose --model my-model --dataset photographs --output_dir runs/diagnosis
-      robust-vit diagnose --model my-model --compare runs/better --dataset photographs --output_dir runs/diagnosis-after
       robust-vit diagnose --dataset photographs --output_dir runs/photographs    # before training
     """
 

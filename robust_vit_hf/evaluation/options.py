@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 from ..data.known_sets import BUNDLED_BENCHMARK, FAMILIES, IMAGES_PER_SET, LATER_SETS, MASKED_SETS, PAPER_SETS
 from ..models.image_processors import Protocol
@@ -33,12 +33,12 @@ def expand_sets(texts: Iterable[str]) -> list[NamedSource]:
     """The sets that `NAME` or `NAME=SOURCE` name, with each family replaced by its sets from its source."""
     named = [text.partition("=")[::2] for text in texts]
     sets = [NamedSource(name, source or None) for family, source in named for name in FAMILIES.get(family, (family,))]
-    names = [name for name, _ in sets]
-    if len(set(names)) < len(names):
-        raise ValueError(f"A set is named twice: {', '.join(names)}.")
-    if unknown := [name for name in names if name not in (BUNDLED_BENCHMARK, *PAPER_SETS, *LATER_SETS)]:
-        known = ", ".join((BUNDLED_BENCHMARK, *PAPER_SETS, *FAMILIES, *LATER_SETS))
-        raise ValueError(f"Unknown set `{unknown[0]}`: expected {known}, or --dataset and --split for other images.")
+    names, known = [name for name, _ in sets], (BUNDLED_BENCHMARK, *PAPER_SETS, *LATER_SETS)
+    if len(set(names)) < len(names) or not {*names} <= {*known}:
+        raise ValueError(
+            f"Expected different sets of {', '.join((*known, *FAMILIES))}, not {', '.join(names)}. For other images, "
+            "give --dataset and --split."
+        )
     return sets
 
 
@@ -92,12 +92,11 @@ class BatchOptions(Options):
 @dataclass(kw_only=True)
 class EvaluateOptions(BatchOptions, ImagesOptions, SetsOptions):
     """Measure a model, or two (before and after finetuning), on shifted sets: tables of accuracy, relevance and
-    calibration, plots of the classes that changed most, and curves over SI-Score's factors.
+    calibration, and plots of what changed.
 
-    Protocol `paper`: images are resized to 256 (bilinear), cropped to 224 and normalised by 0.5, and logits are not
-    restricted. Protocol `native`: images are prepared as in the pretraining, and on ImageNet-A, ImageNet-R and
-    ObjectNet, logits are restricted to the classes of the set. Protocol `model`: as `native`, with the processor saved
-    with each model. See docs/evaluate.md.
+    Protocol `paper`: images are resized to 256 (bilinear), cropped to 224 and normalised by 0.5. Protocol `native`:
+    images are prepared as in the pretraining, and on ImageNet-A, ImageNet-R and ObjectNet, logits are restricted to the
+    classes of the set. Protocol `model`: as `native`, with the processor saved with each model. See docs/evaluate.md.
 
       robust-vit evaluate --compare runs/emoji-shift    # the bundled model and sets
       robust-vit evaluate --model vit-b --compare runs/vit-b --output_dir runs/vit-b-robustness \\
@@ -121,10 +120,8 @@ class EvaluateOptions(BatchOptions, ImagesOptions, SetsOptions):
 @dataclass(kw_only=True)
 class SegmentOptions(BatchOptions, ImagesOptions, PairOptions):
     """Measure how well the maps of attribution methods cover the object: before and after finetuning, as in Table 3 of
-    the paper. Only plain vision transformers have these maps.
-
-    Images are squashed to the model's size, maps explain the predicted class and are thresholded at their mean. An
-    interrupted run resumes when it is started again.
+    the paper. Only plain vision transformers have these maps. Images are squashed to the model's size, maps explain the
+    predicted class and are thresholded at their mean.
 
       robust-vit segment --compare runs/emoji-shift    # the bundled model and images
       robust-vit segment --model vit-b --compare runs/vit-b --set imagenet-segmentation=gtsegs_ijcv.mat \\
@@ -158,22 +155,16 @@ class SegmentOptions(BatchOptions, ImagesOptions, PairOptions):
 @dataclass(kw_only=True)
 class InterpolateOptions(BatchOptions, ImagesOptions):
     """Interpolate the weights of a model before and after finetuning (WiSE-FT): (1 - w) · BEFORE + w · AFTER, see
-    https://huggingface.co/papers/2109.01903.
-
-    Models of several interpolation weights are measured and plotted, and written to `interpolation_weights.json`; an
-    interrupted run resumes when it is started again. --weight writes the model of one. All use the preprocessing of
-    AFTER.
+    https://huggingface.co/papers/2109.01903. Models of several interpolation weights are measured and plotted, and
+    written to `interpolation_weights.json`; --weight writes the model of one. All use the preprocessing of AFTER.
 
       robust-vit interpolate emoji-shift runs/emoji-shift --weight 0.5 --output_dir runs/halfway
-      robust-vit interpolate emoji-shift runs/emoji-shift --output_dir runs/weights
       robust-vit interpolate BEFORE AFTER --weights 0 0.25 0.5 0.75 1 --output_dir runs/weights \\
           --in_distribution imagenet-1k=sets/imagenet-1k --shifted imagenet-a=sets/imagenet-a imagenet-r=sets/imagenet-r
     """
 
-    POSITIONAL: ClassVar[tuple[str, ...]] = ("before", "after")
-
-    before: str = option(text="the original model: name, folder or Hub id")
-    after: str = option(text="the finetuned model")
+    before: str = option(text="the original model: name, folder or Hub id", positional=True)
+    after: str = option(text="the finetuned model", positional=True)
     weight: float | None = option(None, "write the model of this interpolation weight", within=SHARE)
     weights: list[float] = option(
         [step / 10 for step in range(11)], "weights to measure (default: 0, 0.1 … 1)", metavar="WEIGHT", within=SHARE

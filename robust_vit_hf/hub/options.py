@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from ..utils.options import Options, option
 
@@ -14,9 +13,7 @@ class CardOptions(Options):
     robust-vit card runs/vit-b --evaluation runs/vit-b-robustness
     """
 
-    POSITIONAL: ClassVar[tuple[str, ...]] = ("folder",)
-
-    folder: Path = option(text="folder of a finetuned model, with its run.json")
+    folder: Path = option(text="folder of a finetuned model, with its run.json", positional=True)
     evaluation: Path | None = option(None, "output_dir of `robust-vit evaluate --compare` with this model")
 
 
@@ -28,10 +25,8 @@ class PushOptions(Options):
     robust-vit push sets/emoji-tokencut YOUR_NAME/emoji-tokencut
     """
 
-    POSITIONAL: ClassVar[tuple[str, ...]] = ("folder", "repo_id")
-
-    folder: Path = option(text="model, adapter, or output of `robust-vit masks` or `data prepare`")
-    repo_id: str = option(text="name or owner/name of the repository; created if it does not exist")
+    folder: Path = option(text="model, adapter, or output of `robust-vit masks` or `data prepare`", positional=True)
+    repo_id: str = option(text="name or owner/name of the repository; created if it does not exist", positional=True)
     private: bool = option(False, "make a new repository private")
     revision: str | None = option(None, "branch; created if it does not exist")
     commit_message: str | None = option(None, "title of the commit")

@@ -17,7 +17,7 @@ class ImproveOptions(OwnImagesOptions):
     full also finetunes all layers with swapped backgrounds. Of these models, your model and interpolations between
     them, the best on the validation images, for the share of your photographs that will have other backgrounds than
     usual (--other_backgrounds), is written to the output folder, with its card and report.html. If your model is best,
-    there is only the report. An interrupted run resumes when it is started again.
+    there is only the report.
 
       robust-vit improve --model my-model --dataset photographs --output_dir runs/better
       robust-vit improve --model my-model --dataset photographs --output_dir runs/better --effort full
@@ -52,5 +52,3 @@ class ImproveOptions(OwnImagesOptions):
     def __post_init__(self):
         super().__post_init__()
         check_output_dir(self.output_dir, self.dataset, self.mask_folder, self.backgrounds)
-        if self.train_batch_size == 1 and self.backgrounds is None:
-            raise ValueError("--train_batch_size 1 leaves no background to swap: give 2 or more, or --backgrounds.")

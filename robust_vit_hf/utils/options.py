@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields
 from numbers import Real
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from .privacy import hide_tokens
 
@@ -34,7 +34,7 @@ SHARE, SEED = Range(0, 1), Range(0, 2**32 - 1)
 
 def option(default: Any = MISSING, text: str = "", **settings: Any) -> Any:
     """Field of a dataclass of options, required if it has no default. `settings` are those of `argparse`, such as
-    `choices`; `within` is a [`Range`] of the number, or of those of a list."""
+    `choices`; `within` is a [`Range`] of the number, or of those of a list; `positional` options have no dashes."""
     metadata = {"help": text} | settings
     if isinstance(default, (list, dict)):
         return field(default_factory=default.copy, metadata=metadata)
@@ -52,8 +52,6 @@ class Options:
     Raises:
         ValueError: a value is not `within` its range or among its choices. It is not quoted, since it may be a token.
     """
-
-    POSITIONAL: ClassVar[tuple[str, ...]] = ()  # arguments that the command line takes without their names
 
     def __post_init__(self):
         hints = get_type_hints(type(self))
