@@ -26,10 +26,8 @@ from transformers import set_seed
 
 from robust_vit_hf import RobustViTConfig, RobustViTTrainer, load_model
 from robust_vit_hf.data.find_images import origin_of_masks
-from robust_vit_hf.evaluation.accuracy import Accuracy, set_result
-from robust_vit_hf.evaluation.measurement import measure, save_predictions
-from robust_vit_hf.evaluation.results_files import write_finetuning_results
-from robust_vit_hf.evaluation.session import Session, Side
+from robust_vit_hf.evaluation.accuracy import Accuracy, set_result, write_finetuning_results
+from robust_vit_hf.evaluation.session import Session, Side, measure, save_predictions
 from robust_vit_hf.hub.upload import check_adapter_base, create_repo, push_folder
 from robust_vit_hf.models.image_processors import load_processor, resolve_protocol
 from robust_vit_hf.models.model_names import resolve

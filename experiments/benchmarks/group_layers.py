@@ -37,7 +37,7 @@ from robust_vit_hf.data.emoji_shift import (
 )
 from robust_vit_hf.data.transforms import input_size
 from robust_vit_hf.evaluation.other_backgrounds import Outputs, composite_outputs
-from robust_vit_hf.evaluation.session import Models, Session, open_session
+from robust_vit_hf.evaluation.session import Session, open_session
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.improvement.candidates import VALIDATION_COMPOSITES, Layer, fit_layer
 from robust_vit_hf.models.last_layer import LastLayer
@@ -184,8 +184,8 @@ def main() -> None:
     arguments = parser.parse_args()
     settings, measured = {}, {}
     for seed in SEEDS:
-        model = Models(f"runs/emoji-bias-{seed}", protocol="paper")
-        with open_session(model, arguments.output_dir / str(seed), bf16=arguments.bf16) as session:
+        model = f"runs/emoji-bias-{seed}", None, "paper"
+        with open_session(*model, arguments.output_dir / str(seed), bf16=arguments.bf16) as session:
             found = Features(session, seed)
         made: dict[str, dict[str, Layer]] = {}
         for method, name, layer in layers(found):

@@ -54,7 +54,7 @@ from robust_vit_hf.data import emoji_shift as artwork
 from robust_vit_hf.data.emoji_shift import CLASS_NAMES, classes_before, load_split
 from robust_vit_hf.evaluation.accuracy import measure_accuracy
 from robust_vit_hf.evaluation.other_backgrounds import MOVED, composite_outputs
-from robust_vit_hf.evaluation.session import Models, open_session
+from robust_vit_hf.evaluation.session import open_session
 from robust_vit_hf.evaluation.sets import EvaluationSet, own_set
 from robust_vit_hf.improvement.candidates import VALIDATION_COMPOSITES, compute_features, layer_candidates
 from robust_vit_hf.improvement.choice import choose
@@ -301,7 +301,7 @@ def run_arm(arm: str, model: Path, photographs: Path, improved: Path, folder: Pa
     options = ImproveOptions(model=str(model), dataset=str(photographs), output_dir=improved, bf16=True)
     started, notes = time.time(), []
     cache = Cache(improved / "cache")
-    with open_session(Models(str(model), protocol=options.protocol), folder, cache=cache, bf16=True) as session:
+    with open_session(str(model), None, options.protocol, folder, cache=cache, bf16=True) as session:
         images, _ = images_by_role(session, options, notes)
         images = with_masks(images, replace(session, folder=improved), options, notes)
         train, validation = (session.with_images(of_role, options.dataset, None) for of_role in images.values())
@@ -330,8 +330,8 @@ def measured(
     model: Path, better: Path, places: dict[str, EvaluationSet], folder: Path, cache: Cache
 ) -> dict[str, dict[str, str]]:
     """By place and side: `1` for each image that is recognised, and `0` for each other."""
-    models = Models(str(model), str(chosen_model(better) or model), "model")
-    with open_session(models, folder, cache=cache, bf16=True) as session:
+    models = str(model), str(chosen_model(better) or model), "model"
+    with open_session(*models, folder, cache=cache, bf16=True) as session:
         return {
             place: {side: "".join(map(str, result.correct(side).astype(int))) for side in result.sides}
             for place, result in measure_accuracy(session.with_sets(places), relevance=False).items()

@@ -24,7 +24,7 @@ from robust_vit_hf.data.background_edits import background
 from robust_vit_hf.data.emoji_shift import load_finetuning_splits, load_split, training_classes
 from robust_vit_hf.data.transforms import eval_transform, input_size
 from robust_vit_hf.evaluation.other_backgrounds import Outputs, composite_outputs
-from robust_vit_hf.evaluation.session import Models, Session, open_session
+from robust_vit_hf.evaluation.session import Session, open_session
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.improvement.candidates import (
     INTERPOLATION_WEIGHTS,
@@ -235,8 +235,8 @@ def main() -> None:
     results, _ = read_outcomes(file)
     for seed in (seed for seed in SEEDS if f"{seed}/before" not in results):
         folder = arguments.output_dir / str(seed)
-        model = Models(f"runs/emoji-bias-{seed}", protocol="paper")
-        with open_session(model, folder, bf16=arguments.bf16) as session:
+        model = f"runs/emoji-bias-{seed}", None, "paper"
+        with open_session(*model, folder, bf16=arguments.bf16) as session:
             found = Features(session, folder / "features", seed)
             layers = found.layers(found.train)
             made = dict(variants(found, layers))

@@ -30,7 +30,7 @@ from scipy import ndimage
 from robust_vit_hf.data import emoji_shift as artwork
 from robust_vit_hf.data.emoji_shift import CLASS_NAMES, IMAGE_SIZE, SPLITS
 from robust_vit_hf.evaluation.accuracy import measure_accuracy
-from robust_vit_hf.evaluation.session import Models, open_session
+from robust_vit_hf.evaluation.session import open_session
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.utils.cache import Cache
 from robust_vit_hf.utils.environment import environment
@@ -134,9 +134,9 @@ def make_sets(photographs: list[Picture], places: np.ndarray, folder: Path) -> d
 def measured(before: Path, after: Path, sets: dict, places: np.ndarray, folder: Path, bf16: bool) -> dict:
     """How many objects are right on each photograph, by way and side, and the commit. A model that was kept is the one
     before."""
-    models = Models(str(before), str(chosen_model(after) or before), "model")
+    models = str(before), str(chosen_model(after) or before), "model"
     of_pair, cache = folder / after.parent.name / after.name, Cache(folder / "cache")
-    with open_session(models, of_pair, cache=cache, bf16=bf16) as session:
+    with open_session(*models, of_pair, cache=cache, bf16=bf16) as session:
         found = measure_accuracy(session.with_sets(sets), relevance=False)
     counts = {
         way: {side: np.bincount(places, result.correct(side)).astype(int).tolist() for side in result.sides}

@@ -29,9 +29,8 @@ from transformers import PreTrainedModel, ViTImageProcessor
 
 from robust_vit_hf.data.background_edits import ATTRIBUTES
 from robust_vit_hf.diagnosis.verdict import AttributeDiagnosis
-from robust_vit_hf.evaluation.measurement import measure
 from robust_vit_hf.evaluation.other_backgrounds import Backgrounds
-from robust_vit_hf.evaluation.session import Session, Side
+from robust_vit_hf.evaluation.session import Session, Side, measure
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.improvement.candidates import Layer, compute_features, new_layers
 from robust_vit_hf.models.emoji_shift_model import load_backbone

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from robust_vit_hf.data.classes import class_index
 from robust_vit_hf.evaluation.accuracy import saved_accuracy
 from robust_vit_hf.evaluation.examples import KINDS, Example, before_after_figure, draw, explain, rows_of_kind
-from robust_vit_hf.evaluation.session import Models, Session, open_session
+from robust_vit_hf.evaluation.session import Session, open_session
 from robust_vit_hf.evaluation.sets import load_sets
 from robust_vit_hf.results.plots import save_figure
 from robust_vit_hf.results.run_results import SetResult
@@ -44,7 +44,7 @@ def make_figures(options: FigureOptions) -> str:
     folder = options.output_dir
     evaluated = (read_json(options.evaluation / RESULTS_FILE) or {}).get("protocols")
     protocol = options.protocol or next(iter(evaluated or ()), None)
-    with open_session(Models(options.model, options.compare, protocol)) as session:
+    with open_session(options.model, options.compare, protocol) as session:
         session.check_maps()
         session = session.with_sets(load_sets(options, session.protocol, options.images_per_set))
         results = saved_accuracy(session, options.evaluation)

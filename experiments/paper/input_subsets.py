@@ -12,8 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
 
-from robust_vit_hf.evaluation.measurement import TransformedRows
-from robust_vit_hf.evaluation.session import Session, Side
+from robust_vit_hf.evaluation.session import Session, Side, TransformedRows
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.relevance.relevance_map import forward_logits
 from robust_vit_hf.utils.files import atomic_file

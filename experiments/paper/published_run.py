@@ -5,7 +5,7 @@ from pathlib import Path
 
 from robust_vit_hf.data.known_sets import PAPER_SETS
 from robust_vit_hf.models.model_names import MODELS, find_model
-from robust_vit_hf.results.predictions import PREDICTIONS_FILE
+from robust_vit_hf.results.run_results import PREDICTIONS_FILE
 from robust_vit_hf.results.tables import MEASURES, SEGMENTATION, Table, attribution_table, reliance_tables
 from robust_vit_hf.utils.files import RESULTS_FILE, read_json
 

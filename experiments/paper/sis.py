@@ -14,8 +14,7 @@ from robust_vit_hf.data.find_images import find_images
 from robust_vit_hf.data.known_sets import IMAGES_PER_SET
 from robust_vit_hf.data.schema import may_be_shown
 from robust_vit_hf.data.transforms import denormalize
-from robust_vit_hf.evaluation.results_files import write_results_json
-from robust_vit_hf.evaluation.session import Models, Session, open_session
+from robust_vit_hf.evaluation.session import Session, open_session, write_results_json
 from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_sets
 from robust_vit_hf.models.image_processors import Protocol
 from robust_vit_hf.results.tables import Table, percent
@@ -32,8 +31,8 @@ def find_subsets(options: SubsetOptions) -> str:
     """Find sufficient input subsets of one model or two (before and after finetuning), in one process. Writes
     `results.json`, `tables.md`, `sis.png` and the subsets of each batch, which are not computed again."""
     folder = options.output_dir
-    models = Models(options.model, options.compare, options.protocol)
-    with open_session(models, folder, bf16=options.bf16) as session:
+    models = options.model, options.compare, options.protocol
+    with open_session(*models, folder, bf16=options.bf16) as session:
         targets = tuple(class_index(name, session.classes) for name in options.classes)
         session = session.with_sets(_load_sets(options, session.protocol))
         chosen = {name: _evenly_spaced(name, rows, options) for name, rows in session.sets.items()}

@@ -15,8 +15,7 @@ from robust_vit_hf.data.emoji_shift import SHIFTED
 from robust_vit_hf.data.known_sets import BUNDLED_BENCHMARK, FAMILIES, PAPER_SETS
 from robust_vit_hf.metrics.robust_accuracy import TOP
 from robust_vit_hf.models.model_names import MODELS, find_model
-from robust_vit_hf.results.predictions import read_predictions
-from robust_vit_hf.results.run_results import SetResult, SideResult
+from robust_vit_hf.results.run_results import SetResult, SideResult, read_predictions
 from robust_vit_hf.utils.files import RESULTS_FILE, RUN_FILE, json_digest, read_json
 
 from ..paper.set_titles import UNSHIFTED

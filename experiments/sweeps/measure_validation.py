@@ -3,9 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from robust_vit_hf.evaluation.measurement import measure, save_predictions
 from robust_vit_hf.evaluation.other_backgrounds import Backgrounds
-from robust_vit_hf.evaluation.session import Session, load_sides
+from robust_vit_hf.evaluation.session import Session, load_sides, measure, save_predictions
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.models.image_processors import resolve_protocol
 from robust_vit_hf.training.config import RobustViTConfig

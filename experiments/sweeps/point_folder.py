@@ -5,7 +5,7 @@ Apart from [`~experiments.sweeps.sweep`], which needs submitit: results are read
 
 from pathlib import Path
 
-from robust_vit_hf.results.predictions import PREDICTIONS_FILE, read_predictions
+from robust_vit_hf.results.run_results import PREDICTIONS_FILE, read_predictions
 from robust_vit_hf.utils.files import RESULTS_FILE, RUN_FILE, read_json
 
 

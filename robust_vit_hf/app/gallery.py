@@ -17,8 +17,7 @@ from ..evaluation.options import expand_sets
 from ..evaluation.session import Session
 from ..evaluation.sets import EvaluationSet, benchmark_sets, load_evaluation_set, own_set
 from ..models.image_processors import Protocol
-from ..results.predictions import PREDICTIONS_FILE, read_predictions
-from ..results.run_results import SetResult
+from ..results.run_results import PREDICTIONS_FILE, SetResult, read_predictions
 from ..utils.cache import Cache
 from .options import AppOptions
 

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image, ImageOps
 
-from ..evaluation.session import Models, Session, open_session
+from ..evaluation.session import Session, open_session
 from ..masks.choose_mask_maker import MaskSettings
 from ..masks.tokencut import TokenCut
 from ..relevance.layer_cam import RELEVANCE
@@ -150,7 +150,7 @@ class Handlers:
 
 def open_models(options: AppOptions) -> Session:
     """A session with the models of the page, without sets and folder."""
-    with open_session(Models(options.model, options.compare, options.protocol)) as session:
+    with open_session(options.model, options.compare, options.protocol) as session:
         for side in session.sides.values():
             side.model.eval().requires_grad_(False)
     return session

@@ -7,7 +7,7 @@ from pathlib import Path
 import gradio as gr
 
 from ..evaluation.examples import FIGURE_FILE
-from ..evaluation.results_files import TABLES_FILE
+from ..evaluation.session import TABLES_FILE
 from ..relevance import ATTRIBUTION_METHOD_NAMES
 from ..relevance.layer_cam import RELEVANCE
 from ..utils.privacy import public_name

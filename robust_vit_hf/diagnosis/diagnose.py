@@ -18,12 +18,11 @@ from ..data.find_images import Images, find_images, write_left_out
 from ..data.groups import group_shares, groups_of, training_rows
 from ..data.known_sets import BUNDLED_BENCHMARK
 from ..data.schema import may_be_shown
-from ..evaluation.measurement import measure, save_predictions
 from ..evaluation.other_backgrounds import Backgrounds
-from ..evaluation.session import Models, Session, Side, given_model, open_session
+from ..evaluation.session import Session, Side, given_model, measure, open_session, save_predictions
 from ..masks.choose_mask_maker import MaskSettings, masked_images
 from ..results.html_page import PAGE_FILE, write_page
-from ..results.predictions import PREDICTIONS_FILE
+from ..results.run_results import PREDICTIONS_FILE
 from .example_strip import NUM_EXAMPLES, composed_images, drawn_rows, taken_rows
 from .linear_probe import CrossValidatedProbe, LinearProbe, PhotographsDiagnosis
 from .options import DiagnoseOptions
@@ -70,9 +69,9 @@ def run_diagnosis(options: DiagnoseOptions, given: Side | None = None) -> Diagno
     if options.model is None and options.dataset is not None:
         first = LinearProbe.for_images(options.dataset, options.split)
         name = first.source
-    models = Models(name, options.compare, options.protocol)
+    models = name, options.compare, options.protocol
     with open_session(
-        models, folder, bf16=options.bf16, given=first, passes=options.passes, settings=asdict(options)
+        *models, folder, bf16=options.bf16, given=first, passes=options.passes, settings=asdict(options)
     ) as session:
         with session.accelerator.main_process_first():
             images = load_images(options, session)

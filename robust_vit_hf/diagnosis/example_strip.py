@@ -17,9 +17,8 @@ from transformers import default_data_collator
 from ..data.background_edits import CONDITIONS
 from ..data.schema import may_be_shown
 from ..data.transforms import denormalize, eval_transform, pixel_levels
-from ..evaluation.measurement import TransformedRows
 from ..evaluation.other_backgrounds import KINDS, WithDonors, composites_of
-from ..evaluation.session import Session
+from ..evaluation.session import Session, TransformedRows
 from ..utils.files import atomic_file
 from ..utils.images import plain, to_webp
 from .verdict import MAP_MEASURES, AttributeDiagnosis, Diagnosis

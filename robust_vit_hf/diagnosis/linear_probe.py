@@ -18,9 +18,8 @@ from ..data.balanced_splits import turns_within_classes
 from ..data.classes import class_names_of
 from ..data.find_images import find_images
 from ..data.transforms import input_size
-from ..evaluation.measurement import Measurement
 from ..evaluation.other_backgrounds import Batch, Pictures, Tensors, composite_pass, composites_of
-from ..evaluation.session import Session, Side
+from ..evaluation.session import Measurement, Session, Side
 from ..evaluation.sets import EvaluationSet
 from ..masks.choose_mask_maker import DINOV2_SMALL
 from ..masks.tokencut import backbone_of

@@ -13,8 +13,7 @@ from scipy.stats import beta
 
 from ..data.background_edits import ATTRIBUTES, CONDITIONS
 from ..data.find_images import Images
-from ..evaluation.results_files import write_results_json
-from ..evaluation.session import Session
+from ..evaluation.session import Session, write_results_json
 from ..metrics.robust_accuracy import ranks
 from ..results.html_page import PAGE_FILE, Section
 from ..results.intervals import Interval

@@ -1,7 +1,7 @@
 """Accuracy, calibration and relevance of a model on a set, in one pass."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,11 @@ from ..metrics.streaming import top_classes
 from ..relevance.architectures import why_no_map
 from ..relevance.relevance_map import forward_logits, relevance_map
 from ..results.intervals import CONFIDENCE, Bootstrap, simultaneous
-from ..results.predictions import PREDICTIONS_FILE, read_predictions
-from ..results.run_results import SetResult
+from ..results.run_results import PREDICTIONS_FILE, SetResult, read_predictions
+from ..results.tables import summarize, tables_of
 from ..utils.files import RESULTS_FILE, read_json
-from .measurement import Measurement, TransformedRows, batch_outputs, measure
-from .session import Session, Side
+from .examples import write_before_after
+from .session import Measurement, Session, Side, TransformedRows, batch_outputs, measure, write_results_json
 from .sets import EvaluationSet
 
 
@@ -62,18 +62,16 @@ def measure_accuracy(session: Session, relevance: bool = True) -> dict[str, SetR
 
 def saved_accuracy(session: Session, folder: Path) -> dict[str, SetResult]:
     """Results on the sets of a session that `robust-vit evaluate` saved in `folder`, under the session's protocol."""
-    path = folder / session.protocol / PREDICTIONS_FILE
-    if not path.is_file():
-        raise ValueError(f"`{path}` is missing: run `robust-vit evaluate` with --protocols {session.protocol} first.")
-    weights = {name: side.weights for name, side in session.sides.items()}
-    measured, results = read_predictions(path), {}
+    measured = read_predictions(folder / session.protocol / PREDICTIONS_FILE)
+    weights, saved = (
+        {name: side.weights for name, side in session.sides.items()},
+        read_json(folder / RESULTS_FILE) or {},
+    )
     for name, rows in session.sets.items():
-        if weights != (read_json(folder / RESULTS_FILE) or {}).get("weights"):
-            raise ValueError(f"`{folder}` has results of other models: evaluate these, or give those models.")
-        if name not in measured or any({*table["digest"]} != {rows.digest} for table in measured[name].values()):
-            raise ValueError(f"`{folder}` has no results of these images of `{name}`: evaluate them, or give others.")
-        results[name] = set_result(name, rows, measured[name])
-    return results
+        digests = {digest for table in measured.get(name, {}).values() for digest in table["digest"]}
+        if digests != {rows.digest} or saved.get("weights") != weights:
+            raise ValueError(f"`{folder}` has no results of these models and images of `{name}`: evaluate them first.")
+    return {name: set_result(name, rows, measured[name]) for name, rows in session.sets.items()}
 
 
 def set_result(name: str, rows: EvaluationSet, tables: Mapping[str, pd.DataFrame]) -> SetResult:
@@ -95,3 +93,17 @@ def worse_classes(result: SetResult, names: Sequence[str]) -> list[str]:
         if change.high < 0 and p < (1 - CONFIDENCE) / 2 / len(changes):
             worse.append(f"{names[label]} {change}")
     return worse
+
+
+def write_finetuning_results(
+    folder: Path,
+    results: Mapping[str, SetResult],
+    session: Session,
+    training_classes: Collection[int] | None = None,
+) -> str:
+    """Write results by set to an existing folder. Returns the first table, as Markdown."""
+    write_before_after(folder, results, session)
+    tables, notes = tables_of(results, training_classes), session.notes
+    facts = summarize(results, training_classes) | {"tables": [asdict(table) for table in tables], "notes": notes}
+    write_results_json(session, folder, session.settings, facts, [*notes, *tables])
+    return tables[0].markdown()

@@ -10,16 +10,14 @@ from ..data.find_images import find_images
 from ..data.known_sets import BUNDLED_BENCHMARK
 from ..models.image_processors import Protocol, is_of_paper, resolve_protocol
 from ..results.plots import run_figures, save_figure
-from ..results.predictions import PREDICTIONS_FILE
+from ..results.run_results import PREDICTIONS_FILE
 from ..results.tables import Table, summarize, tables_of
 from ..utils.cache import Cache
 from ..utils.files import RUN_FILE, read_json
 from .accuracy import Accuracy, set_result
 from .examples import write_before_after
-from .measurement import measure, save_predictions
 from .options import EvaluateOptions
-from .results_files import write_results_json
-from .session import Models, Session, open_session
+from .session import Session, measure, open_session, save_predictions, write_results_json
 from .sets import load_sets
 
 
@@ -28,8 +26,8 @@ def evaluate(options: EvaluateOptions, cache: Cache | None = None) -> str:
     Measurements are those of the output folder's cache, or of one that several evaluations share. Returns the tables as
     Markdown; an empty string outside the main process."""
     protocols, folder = _protocols(options), options.output_dir
-    models = Models(options.model, options.compare, protocols[0])
-    with open_session(models, folder, cache=cache, bf16=options.bf16, passes=options.passes) as opened:
+    models = options.model, options.compare, protocols[0]
+    with open_session(*models, folder, cache=cache, bf16=options.bf16, passes=options.passes) as opened:
         sessions = []
         with opened.accelerator.main_process_first():
             for protocol in protocols:

@@ -9,7 +9,7 @@ from ..results.tables import Table, percent
 from ..utils.files import write_json
 from .accuracy import measure_accuracy
 from .options import InterpolateOptions, expand_sets
-from .session import Models, Session, Side, open_session
+from .session import Session, Side, open_session
 from .sets import EvaluationSet, benchmark_sets, load_evaluation_sets
 
 
@@ -23,8 +23,8 @@ def interpolate_models(options: InterpolateOptions) -> str:
     if weight is not None:
         write_interpolated(options.before, options.after, weight, folder)
         return f"{folder}: {1 - weight:g} · {options.before} + {weight:g} · {options.after}"
-    models = Models(options.before, options.after, options.protocol)
-    with open_session(models, folder, bf16=options.bf16, passes=options.passes) as session:
+    models = options.before, options.after, options.protocol
+    with open_session(*models, folder, bf16=options.bf16, passes=options.passes) as session:
         before, after = session.sides["before"], session.sides["after"]
         check_alike(before.model, after.model)
         warn_of_other_images(before.processor, after.processor)

@@ -34,8 +34,7 @@ from ..models.last_layer import LastLayer
 from ..relevance.layer_cam import LAYER_CAM, class_map, map_name
 from ..relevance.relevance_map import forward_logits
 from ..utils.cache import code_digest
-from .measurement import Measurement, TransformedRows, batch_outputs
-from .session import Session, Side
+from .session import Measurement, Session, Side, TransformedRows, batch_outputs
 from .sets import EvaluationSet
 
 

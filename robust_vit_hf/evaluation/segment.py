@@ -19,10 +19,17 @@ from ..models.image_processors import squash_resample
 from ..relevance.attribution import ATTRIBUTION_METHODS
 from ..results.tables import attribution_table
 from ..utils.images import overlay, save_picture_grid
-from .measurement import Measurement, TransformedRows, batch_outputs, measure
 from .options import SegmentOptions
-from .results_files import write_results_json
-from .session import Models, Session, Side, open_session
+from .session import (
+    Measurement,
+    Session,
+    Side,
+    TransformedRows,
+    batch_outputs,
+    measure,
+    open_session,
+    write_results_json,
+)
 from .sets import EvaluationSet
 
 
@@ -33,8 +40,8 @@ NUM_EXAMPLES = 8
 def segment(options: SegmentOptions) -> str:
     """Measure how well relevance maps cover the object, for one model or two, and write tables and figures."""
     folder = options.output_dir
-    models = Models(options.model, options.compare, options.protocol)
-    with open_session(models, folder, bf16=options.bf16, passes=options.passes) as session:
+    models = options.model, options.compare, options.protocol
+    with open_session(*models, folder, bf16=options.bf16, passes=options.passes) as session:
         session.check_maps()
         with session.accelerator.main_process_first():
             name, rows = _masked_set(options)

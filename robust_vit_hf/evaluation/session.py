@@ -1,29 +1,43 @@
-"""A session: models to compare, evaluation sets, accelerator and output folder of one command."""
+"""Models to compare, evaluation sets, accelerator and output folder of one command, and how models are measured on sets."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
+import datasets
+import pandas as pd
+import torch
 from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, default_data_collator
 
 from ..data.classes import are_of_imagenet, check_same_classes, class_names, classes_of_model
 from ..data.find_images import Images
 from ..data.known_sets import EVALUATION_SETS
+from ..data.schema import undecoded
 from ..models.added_classifiers import OwnClassifier, OwnProcessor
 from ..models.image_processors import Protocol, load_processor, resolve_protocol, squashing
 from ..models.loading import check_single_label, load_model, model_digest, weights_digest
 from ..relevance.architectures import VisionTransformer, unwrap_pretrained, why_no_map
 from ..relevance.layer_cam import map_name
+from ..results.run_results import write_predictions
+from ..results.tables import Table
 from ..utils.cache import Cache
-from ..utils.privacy import public_name
+from ..utils.environment import environment
+from ..utils.files import RESULTS_FILE, write_atomically, write_json
+from ..utils.privacy import public_name, public_settings
 from ..utils.processes import make_accelerator
 from .sets import EvaluationSet
+
+
+TABLES_FILE = "tables.md"
 
 
 @dataclass(frozen=True)
@@ -47,34 +61,31 @@ class Side:
         return cls(model, processor, source, model_digest(model, weights), weights)
 
     @classmethod
-    def of_object(
-        cls,
-        model: nn.Module | Callable,
-        processor: BaseImageProcessor | None = None,
-        classes: Sequence[str] | None = None,
-        transform: Callable | None = None,
-    ) -> Self:
-        """Side of a model of transformers with its `processor`, or of a function or torch module, see
-        [`OwnClassifier`]."""
+    def of_object(cls, model: nn.Module | Callable, **parts: Any) -> Self:
+        """Side of a model of transformers with its `processor`, or of a function or torch module with the names of its
+        `classes` and a `transform`, see [`OwnClassifier`]."""
         if hasattr(model, "config"):
-            if not hasattr(processor, "to_json_string") or classes is not None or transform is not None:
-                raise ValueError("The model needs its image processor (`processor=…`), not `classes` or `transform`.")
             check_single_label(model)
             name = model.config._name_or_path or type(unwrap_pretrained(model)).__name__
-            return cls.of(model, squashing(processor), name)
-        if classes is None or transform is None or processor is not None:
-            raise ValueError("A function needs `classes` and a `transform` to tensors (3, H, W), and no `processor`.")
+            return cls.of(model, squashing(parts["processor"]), name)
         name = getattr(model, "__name__", type(model).__name__)
-        return cls.of(OwnClassifier(model, classes), OwnProcessor(transform), name)
+        return cls.of(OwnClassifier(model, parts["classes"]), OwnProcessor(parts["transform"]), name)
 
 
 @contextmanager
 def given_model(model: str | Path | nn.Module | Callable, **parts: Any) -> Iterator[tuple[str, Side | None]]:
     """Context for a model: its name, and its side if it is given in Python. Its modes and device are restored at the
     end."""
+    kind, needed = "A function", {"classes", "transform"}
     if isinstance(model, str | Path):
-        if own := [f"`{name}`" for name, part in parts.items() if part is not None]:
-            raise ValueError(f"`{model}` names a model: leave out {', '.join(own)}, or give the model itself.")
+        kind, needed = f"`{model}`", set()
+    elif hasattr(model, "config"):
+        kind, needed = "A model of transformers", {"processor"}
+    if (got := {name for name, part in parts.items() if part is not None}) != needed:
+        raise ValueError(
+            f"{kind} needs {', '.join(sorted(needed)) or 'no parts'}, but got {', '.join(got) or 'none'}."
+        )
+    if isinstance(model, str | Path):
         yield str(model), None
         return
     modules = [*model.modules()] if isinstance(model, nn.Module) else []
@@ -161,17 +172,11 @@ class Session:
         return {"model": side.digest, "precision": precision, "rows": rows.digest, "processor": processor}
 
 
-class Models(NamedTuple):
-    """Names of the models of a session, and the protocol of their images (by default as in [`resolve_protocol`])."""
-
-    before: str
-    after: str | None = None
-    protocol: Protocol | None = None
-
-
 @contextmanager
 def open_session(
-    models: Models,
+    before: str,
+    after: str | None = None,
+    protocol: Protocol | None = None,
     folder: Path | None = None,
     *,
     cache: Cache | None = None,
@@ -180,21 +185,17 @@ def open_session(
     passes: tuple[int, int] = (32, 0),
     settings: dict | None = None,
 ) -> Iterator[Session]:
-    """Context of a session with these models; the first may be `given` instead. The output folder is locked, and has
-    the cache, unless there is one that several commands use."""
-    if given and models.protocol not in (None, "model"):
+    """Context of a session with the models of these names; the first may be `given` instead. `protocol` is by default
+    as in [`resolve_protocol`]. The output folder is locked, and has the cache, unless several commands use one."""
+    if given and protocol not in (None, "model"):
         raise ValueError("A model that is given in Python has its own preprocessing: leave out `protocol`.")
-    protocol = "model" if given else resolve_protocol(models.protocol, models.before, models.after)
-    accelerator = make_accelerator(bf16)
-    names = {"before": models.before} | ({"after": models.after} if models.after else {})
-    own = Cache(folder / "cache") if folder else None
-    of_models = {Path(name).resolve() for name in names.values()}
-    if (
-        folder
-        and (folder / "config.json").is_file()
-        and (folder.resolve() in of_models or not (folder / "cache").is_dir())
-    ):
+    protocol = "model" if given else resolve_protocol(protocol, before, after)
+    names = {"before": before} | ({"after": after} if after else {})
+    own, of_models = Cache(folder / "cache") if folder else None, {Path(name).resolve() for name in names.values()}
+    has_model = folder is not None and (folder / "config.json").is_file()
+    if has_model and (folder.resolve() in of_models or not (folder / "cache").is_dir()):
         raise ValueError(f"`{folder}` has a model, whose files would be replaced: choose another --output_dir.")
+    accelerator = make_accelerator(bf16)
     with own.lock() if own else nullcontext():
         sides = load_sides(names, protocol, accelerator, given)
         yield Session(sides, {}, accelerator, folder, cache or own, protocol, passes, settings or {})
@@ -204,15 +205,118 @@ def load_sides(
     names: Mapping[str, str], protocol: Protocol, accelerator: Accelerator, given: Side | None = None
 ) -> dict[str, Side]:
     """Load models of the same classes with their processors by side; `before` may be `given`."""
-    sides = {}
+    sides = {} if given is None else {"before": given}
     for side, name in names.items():
-        if side == "before" and given is not None:
-            sides[side] = given
-        else:
+        if side not in sides:
             model = load_model(name)
             sides[side] = Side.of(model, load_processor(name, protocol, model), name)
-        sides[side].model.to(accelerator.device)
     first, *others = (classes_of_model(unwrap_pretrained(side.model).config) for side in sides.values())
     for classes in others:
         check_same_classes(first, classes)
+    for side in sides.values():
+        side.model.to(accelerator.device)
     return sides
+
+
+class NonFiniteLogits(ValueError):
+    """Logits are NaN or infinite."""
+
+
+class TransformedRows(torch.utils.data.Dataset):
+    """Transformed rows of a dataset, in batches. Errors name the row that caused them."""
+
+    def __init__(self, dataset: datasets.Dataset, transform: Callable):
+        self.dataset, self.rows = dataset, dataset.with_transform(transform)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: list[int]) -> list[dict]:
+        try:
+            return self.rows.__getitems__(indices)
+        except Exception as error:  # codecs raise any type
+            if len(indices) > 1:
+                return [row for index in indices for row in self.__getitems__([index])]
+            (index,) = indices
+            path = (undecoded(self.dataset)[index]["image"] or {"path": "no image"})["path"]
+            text = f"Row {index} ({path or 'in the table'}) cannot be used: {error}."
+            raise ValueError(f"{text} `robust-vit data describe … --split …` lists such rows.") from error
+
+
+def batch_outputs(
+    loader: DataLoader,
+    compute: Callable[[dict[str, torch.Tensor]], tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]],
+    dataset: datasets.Dataset,
+    accelerator: Accelerator,
+    description: str,
+) -> Iterator[tuple[slice, list[torch.Tensor], tuple[torch.Tensor, ...]]]:
+    """Rows, logits (fp32) and values of each batch, in order, gathered from all processes. `compute` takes a collated
+    batch, and returns logits `(B, C)`, which have to be finite, and values."""
+    done = 0
+    with tqdm(total=len(dataset), desc=description, unit="image", disable=not accelerator.is_main_process) as progress:
+        for batch in accelerator.prepare(loader):
+            with torch.no_grad(), accelerator.autocast():
+                logits, values = compute(batch)
+            logits, values = accelerator.gather_for_metrics(([of_pass.float() for of_pass in logits], values))
+            for checked in logits:  # in every process, so that all stop together
+                if bad := (~checked.isfinite()).any(dim=1).nonzero().flatten().tolist():
+                    index, named = done + bad[0], "file_name" in dataset.column_names
+                    image = f"`{dataset.with_format(None)['file_name'][index]}`" if named else f"image {index}"
+                    text = f"{description}: the logits of {image} are NaN or infinite. Look at the image and at the"
+                    raise NonFiniteLogits(f"{text} model's weights; in half precision, try float32.")
+            rows = slice(done, done + len(logits[0]))
+            yield rows, logits, values
+            progress.update(rows.stop - rows.start)
+            done = rows.stop
+
+
+@dataclass(frozen=True)
+class Measurement(ABC):
+    """A measurement of a model on a set. Its result depends on its fields."""
+
+    @abstractmethod
+    def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str) -> pd.DataFrame:
+        """Table with a row for each image, in the order of the set, in every process."""
+
+    def inputs(self) -> dict:
+        """What a result depends on, other than side and set, as JSON values."""
+        return asdict(self)
+
+
+def measure(session: Session, measurement: Measurement) -> dict[str, dict[str, pd.DataFrame]]:
+    """Tables by set and side: [`EvaluationSet.table`] with the columns of a measurement, from the session's cache if it
+    has them."""
+    return {name: {side: _table(session, measurement, name, side) for side in session.sides} for name in session.sets}
+
+
+def _table(session: Session, measurement: Measurement, name: str, side: str) -> pd.DataFrame:
+    model, rows = session.sides[side], session.sets[name]
+    compute = partial(measurement.measure, model, rows, session, f"{name}, {side}")
+    if session.cache is None or isinstance(model.model, OwnClassifier):  # a function has no weights to identify it
+        measured = compute()
+    else:
+        inputs = measurement.inputs() | session.inputs(model, rows)
+        measured = session.cache.table(type(measurement).__name__.lower(), compute, **inputs)
+    return pd.concat([rows.table, measured], axis=1)
+
+
+def save_predictions(path: Path, session: Session, measured: Mapping[str, Mapping[str, pd.DataFrame]]) -> None:
+    """Write the tables of [`measure`] to one file, see [`write_predictions`], with the digest of each set's images."""
+    if session.accelerator.is_main_process:
+        tables = {}
+        for name, of_set in measured.items():
+            tables[name] = {side: of.assign(digest=session.sets[name].digest) for side, of in of_set.items()}
+        write_predictions(path, tables)
+
+
+def write_results_json(
+    session: Session, folder: Path, settings: dict, facts: dict, parts: Sequence[str | Table]
+) -> str:
+    """Write `facts` with settings and versions as JSON, and tables and paragraphs as Markdown. Returns the Markdown."""
+    results = {"settings": public_settings(settings), **environment(), **facts, "class_names": session.label_names}
+    results["weights"] = {name: side.weights for name, side in session.sides.items()}
+    write_json(folder / RESULTS_FILE, results)
+    shown = [part if isinstance(part, str) else f"{part.title}:\n\n{part.markdown()}" for part in parts]
+    markdown = "\n\n".join(shown) + "\n"
+    write_atomically(folder / TABLES_FILE, markdown)
+    return markdown

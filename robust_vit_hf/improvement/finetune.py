@@ -16,9 +16,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, set_seed
 
 from ..data.dataset_digest import dataset_identity
-from ..evaluation.measurement import NonFiniteLogits
 from ..evaluation.other_backgrounds import Outputs
-from ..evaluation.session import Side
+from ..evaluation.session import NonFiniteLogits, Side
 from ..models.interpolation import INTERPOLATION_FILE, interpolate
 from ..models.loading import load_model
 from ..training.checkpoints import last_checkpoint

@@ -24,7 +24,7 @@ from ..data.mask_checks import confirmed
 from ..data.transforms import input_size
 from ..diagnosis.diagnose import MASKS_FOLDER, measure_attributes, measure_backgrounds
 from ..evaluation.other_backgrounds import MOVED, check_composed, composite_outputs
-from ..evaluation.session import Models, Session, Side, given_model, open_session
+from ..evaluation.session import Session, Side, given_model, open_session
 from ..masks.choose_mask_maker import MaskSettings, makes_masks, masked_images
 from ..masks.foreground_layer import ConfirmedMasks
 from ..masks.options import Dinov2Options
@@ -113,9 +113,9 @@ def _check_can_be_trained(model: PreTrainedModel) -> None:
 
 def run_improvement(options: ImproveOptions, given: Side | None = None) -> Improvement:
     """Find images, make masks, compute features, build candidates, choose one, and write and measure it. Complete steps are skipped."""
-    models, notes = Models(options.model, protocol=options.protocol), []
+    models, notes = (options.model, None, options.protocol), []
     with open_session(
-        models, options.output_dir, bf16=options.bf16, given=given, passes=options.passes, settings=asdict(options)
+        *models, options.output_dir, bf16=options.bf16, given=given, passes=options.passes, settings=asdict(options)
     ) as session:
         if session.accelerator.num_processes > 1:
             raise ValueError("`improve` works in one process: leave out `accelerate launch`.")

@@ -12,10 +12,9 @@ from ..data.find_images import Images
 from ..data.transforms import input_size
 from ..diagnosis.diagnose import measure_images
 from ..diagnosis.report import DiagnosisReport, write_report
-from ..evaluation.accuracy import measure_accuracy, worse_classes
+from ..evaluation.accuracy import measure_accuracy, worse_classes, write_finetuning_results
 from ..evaluation.examples import FIGURE_FILE
 from ..evaluation.other_backgrounds import composite_outputs
-from ..evaluation.results_files import write_finetuning_results
 from ..evaluation.session import Session, load_sides
 from ..hub.model_card import write_card
 from ..hub.upload import MODEL_FILES

@@ -30,7 +30,7 @@ from robust_vit_hf.app.samples import load_samples, own_samples
 from robust_vit_hf.app.server import cached_run, newest_run, own_names, running, write_space
 from robust_vit_hf.data.emoji_shift import CLASS_NAMES, SHIFTED, compose
 from robust_vit_hf.data.transforms import eval_transform
-from robust_vit_hf.evaluation.results_files import TABLES_FILE
+from robust_vit_hf.evaluation.session import TABLES_FILE
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.models.image_processors import load_processor
 from robust_vit_hf.models.loading import load_model
@@ -249,10 +249,10 @@ def test_the_most_changed_images_are_first():
 
 def test_results_of_others_are_refused(models, evaluated, tmp_path):
     session = open_pair(*models, "paper")
-    with pytest.raises(ValueError, match="results of other models"):
+    with pytest.raises(ValueError, match="no results of these models"):
         measured_set(evaluated, "paper/validation", open_pair(models[0], models[0], "paper"))
     data = str(masked_folder(tmp_path / "data", train=40, validation=39))
-    with pytest.raises(ValueError, match="no results of these images"):
+    with pytest.raises(ValueError, match="no results of these models"):
         measured_set(AppOptions(results=evaluated.results, dataset=data), "paper/validation", session)
     with pytest.raises(ValueError, match="give them with `--dataset"):
         measured_set(AppOptions(results=evaluated.results), "paper/validation", session)

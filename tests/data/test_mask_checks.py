@@ -13,8 +13,8 @@ from robust_vit_hf.data.layouts.source import features_of
 from robust_vit_hf.data.mask_checks import mask_problem
 from robust_vit_hf.data.schema import check_rows, undecoded_rows
 from robust_vit_hf.data.transforms import segmentation_transform
-from robust_vit_hf.evaluation.measurement import measure
 from robust_vit_hf.evaluation.segment import Attribution
+from robust_vit_hf.evaluation.session import measure
 from robust_vit_hf.evaluation.sets import EvaluationSet
 
 from ..helpers import layouts

@@ -138,8 +138,8 @@ GIVEN = {"classes": NAMES, "transform": _pixels}
         (lambda images: (_logits(images), images), GIVEN, "returned a tuple for 24 images"),
         (lambda images: _logits(images)[:1], GIVEN, r"shape \(1, 4\) for 24 images"),
         (lambda images: _logits(images - images.mean(dim=0)), GIVEN, r"another batch: call `eval\(\)`"),
-        (tiny_vit(), {"processor": "paper"}, "needs its image processor"),
-        ("resnet", {"transform": _pixels}, "leave out `transform`, or give"),
+        (tiny_vit(), {"transform": _pixels}, "transformers needs processor, but got transform"),
+        ("resnet", {"transform": _pixels}, "`resnet` needs no parts, but got transform"),
     ],
 )
 def test_what_is_given_is_not_taken(model, given, error, photographs, tmp_path):

@@ -25,12 +25,12 @@ from robust_vit_hf.diagnosis.diagnose import load_images
 from robust_vit_hf.diagnosis.example_strip import load_composed
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
 from robust_vit_hf.diagnosis.verdict import Diagnosis
-from robust_vit_hf.evaluation.measurement import measure
 from robust_vit_hf.evaluation.other_backgrounds import Backgrounds
+from robust_vit_hf.evaluation.session import measure
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.relevance.relevance_map import relevance_map
 from robust_vit_hf.results.intervals import Interval
-from robust_vit_hf.results.predictions import read_predictions
+from robust_vit_hf.results.run_results import read_predictions
 
 from ..helpers.commands import call, files_below, launch_two, succeed
 from ..helpers.layouts import bright_square, save

@@ -13,10 +13,10 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from robust_vit_hf import diagnose
 from robust_vit_hf.data.background_edits import ATTRIBUTES, draw_donors
 from robust_vit_hf.diagnosis.options import DiagnoseOptions
-from robust_vit_hf.evaluation.measurement import measure
 from robust_vit_hf.evaluation.other_backgrounds import Backgrounds
+from robust_vit_hf.evaluation.session import measure
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.results.predictions import read_predictions
+from robust_vit_hf.results.run_results import read_predictions
 
 from ..helpers.sessions import session_of
 from ..helpers.tiny import FEATURES, WIDE, masked_rows, tiny_vit

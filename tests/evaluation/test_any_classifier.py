@@ -9,7 +9,7 @@ from datasets import load_dataset
 from transformers import AutoImageProcessor, ConvNextImageProcessor
 
 from robust_vit_hf import load_model
-from robust_vit_hf.results.predictions import read_predictions
+from robust_vit_hf.results.run_results import read_predictions
 
 from ..helpers.architectures import WITHOUT_MAP
 from ..helpers.commands import call, succeed

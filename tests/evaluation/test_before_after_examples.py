@@ -10,9 +10,8 @@ from PIL import Image
 
 from robust_vit_hf import relevance_map
 from robust_vit_hf.evaluation import examples as before_after_figure
-from robust_vit_hf.evaluation.accuracy import measure_accuracy, set_result
+from robust_vit_hf.evaluation.accuracy import measure_accuracy, set_result, write_finetuning_results
 from robust_vit_hf.evaluation.examples import KINDS, Example, draw, explain, rows_of_kind
-from robust_vit_hf.evaluation.results_files import write_finetuning_results
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.results.tables import main_table, set_rows
 

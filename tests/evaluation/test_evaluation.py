@@ -14,12 +14,11 @@ from transformers import ViTImageProcessor
 
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
 from robust_vit_hf.evaluation.accuracy import Accuracy, measure_accuracy, set_result
-from robust_vit_hf.evaluation.measurement import measure, save_predictions
 from robust_vit_hf.evaluation.other_backgrounds import Backgrounds
 from robust_vit_hf.evaluation.segment import Attribution
+from robust_vit_hf.evaluation.session import measure, save_predictions
 from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set
-from robust_vit_hf.results.predictions import read_predictions
-from robust_vit_hf.results.run_results import scores_of
+from robust_vit_hf.results.run_results import read_predictions, scores_of
 
 from ..helpers import layouts
 from ..helpers.layouts import prepare

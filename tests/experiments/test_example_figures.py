@@ -9,7 +9,7 @@ import torch
 from transformers import ViTForImageClassification
 
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
-from robust_vit_hf.results.predictions import read_predictions
+from robust_vit_hf.results.run_results import read_predictions
 
 from ..helpers.commands import succeed
 from ..helpers.tiny import IMAGE_SIZE, masked_dataset, save_pretrained, tiny_vit

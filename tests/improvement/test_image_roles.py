@@ -97,7 +97,7 @@ def test_images_without_classes(inputs, tmp_path, monkeypatch):
 def test_a_second_start_decodes_nothing(command, inputs, tmp_path, monkeypatch, caplog):
     """Except the pictures of the report. Masks and predictions are read again."""
     monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[-1])
-    for pictures in ("diagnosis.diagnose.composed_images", "evaluation.results_files.write_before_after"):
+    for pictures in ("diagnosis.diagnose.composed_images", "evaluation.accuracy.write_before_after"):
         monkeypatch.setattr(f"robust_vit_hf.{pictures}", lambda *_: [])
     for path in (inputs / "photos").glob("*/[bc][ai]r*/[0-3].jpg"):  # of two of four classes
         split, name, number = path.parts[-3:]

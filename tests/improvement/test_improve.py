@@ -24,8 +24,7 @@ from robust_vit_hf.improvement.improve import _estimate
 from robust_vit_hf.improvement.options import ImproveOptions
 from robust_vit_hf.models.last_layer import NoLastLayer
 from robust_vit_hf.models.loading import weights_digest
-from robust_vit_hf.results.predictions import read_predictions
-from robust_vit_hf.results.run_results import SetResult, SideResult
+from robust_vit_hf.results.run_results import SetResult, SideResult, read_predictions
 from robust_vit_hf.training.trainer import RobustViTTrainer
 
 from ..helpers.commands import call, files_below, kill_when, launch, succeed

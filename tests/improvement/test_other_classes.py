@@ -12,7 +12,7 @@ from transformers import AutoModelForImageClassification
 from robust_vit_hf.evaluation.sets import EvaluationSet
 from robust_vit_hf.improvement.verdict import other_classes
 from robust_vit_hf.models.loading import with_classes_alone
-from robust_vit_hf.results.predictions import read_predictions
+from robust_vit_hf.results.run_results import read_predictions
 
 from ..helpers.commands import call, succeed
 from ..helpers.sessions import session_of

@@ -18,7 +18,7 @@ from robust_vit_hf.models.added_classifiers import CLIPZeroShotForImageClassific
 from robust_vit_hf.models.conversion import convert_to_timm, write_with_classes
 from robust_vit_hf.models.interpolation import interpolate
 from robust_vit_hf.models.loading import load_zero_shot
-from robust_vit_hf.results.predictions import read_predictions
+from robust_vit_hf.results.run_results import read_predictions
 
 from ..helpers.commands import succeed
 from ..helpers.tiny import masked_dataset, save_pretrained, tensor_rows, tiny_config, tiny_vit, word_tokenizer

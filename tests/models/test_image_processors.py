@@ -122,7 +122,7 @@ def test_patches_of_siglip_2_are_those_of_a_squashed_image(tmp_path):
     assert [tuple(values.shape) for values in batch["pixel_values"]] == [(3, 32, 32)] * 2
     expected = model(**own([square], max_num_patches=16, return_tensors="pt")).logits
     torch.testing.assert_close(forward_logits(model, batch["pixel_values"][0][None]), expected)
-    side = Side.of_object(model, own)
+    side = Side.of_object(model, processor=own)
     assert side.processor.to_dict() == processor.to_dict()
 
 
