@@ -1,6 +1,6 @@
 """Masks, diagnoses and improvements on real photographs, with a model that nobody biased.
 
-    python -m experiments real_photographs masks verdicts classes planted finetuned times --imagen imagen \
+    python -m experiments real_photographs masks verdicts classes planted finetuned --imagen imagen \
         --samples samples --ecssd ECSSD --isnet isnet.onnx --root runs/real-photographs
 
 Photographs are those of public repositories, cloned beforehand, and stay out of this one:
@@ -15,10 +15,6 @@ The model is EfficientNet-Lite0 with its own head; of `finetuned`, a DINOv2-S. A
 this script, part by part.
 """
 
-import os
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -335,45 +331,9 @@ def planted(photographs: Photographs, isnet: Path, make_model: Callable[[Path, P
     return improved(str(biased), usual, root / f"better-{biased.name}", places)
 
 
-def times(photographs: Photographs, count: int = 60) -> dict:
-    """Seconds and memory of both commands by size of the photographs, enlarged where needed, in processes of their
-    own."""
-    measured: dict[str, dict] = {}
-    few = photographs.common[: count // TRAINING]
-    for name, size in {"224 px": (300, 224), "1 megapixel": (1152, 864), "12 megapixels": (4032, 3024)}.items():
-        folder = photographs.root / "times" / name.replace(" ", "-")
-        for split in ("train", "validation"):
-            for wnid in few:
-                for path in photographs.parts[split][wnid]:
-                    place = folder / "photographs" / split / wnid / f"{path.stem}.jpg"
-                    if not place.is_file():
-                        place.parent.mkdir(parents=True, exist_ok=True)
-                        ImageOps.fit(upright_image(path), size).save(place, quality=92)
-        for command in ("diagnose", "improve"):
-            shutil.rmtree(folder / command, ignore_errors=True)
-            options = [
-                "--model",
-                own_model(photographs.root),
-                "--dataset",
-                folder / "photographs",
-                "--output_dir",
-                folder / command,
-            ]
-            started = time.time()
-            process = subprocess.Popen(
-                [sys.executable, "-m", "robust_vit_hf.cli", command, *map(str, options)], stderr=subprocess.PIPE
-            )
-            printed = process.stderr.read().decode()
-            _, status, used = os.wait4(process.pid, 0)
-            estimate = next((line for line in printed.splitlines() if line.startswith("[0/4]")), "")
-            record = {"seconds": time.time() - started, "megabytes": used.ru_maxrss / 1024, "status": status}
-            measured.setdefault(name, {})[command] = record | {"estimate": estimate}
-    return measured
-
-
 def main() -> None:
     parser = script_parser(__doc__)
-    parser.add_argument("parts", nargs="+", choices=("masks", "verdicts", "classes", "planted", "finetuned", "times"))
+    parser.add_argument("parts", nargs="+", choices=("masks", "verdicts", "classes", "planted", "finetuned"))
     for name in ("imagen", "samples", "ecssd", "isnet", "root"):
         parser.add_argument(f"--{name}", type=Path, required=name not in ("ecssd", "isnet"))
     arguments = parser.parse_args()
@@ -384,7 +344,6 @@ def main() -> None:
         "classes": lambda: classes(photographs),
         "planted": lambda: planted(photographs, arguments.isnet, fitted_cnn),
         "finetuned": lambda: planted(photographs, arguments.isnet, finetuned_vit),
-        "times": lambda: times(photographs),
     }
     for part in arguments.parts:
         results = read_json(RESULTS) or {}

@@ -2,20 +2,17 @@
 
     python -m experiments shortcuts --bf16                             # last layers
     python -m experiments shortcuts --bf16 --finetuned                 # whole models
-    python -m experiments shortcuts --bf16 --rates 0.95 --seeds 3 --improve
     python -m experiments shortcuts --picture docs/shortcuts.png       # what is planted, and no model
     python -m experiments shortcuts --bf16 --planted border --rates 0.95 --export runs/framed  # a model and its images
 
 An attribute is planted: each class has a usual value of it in 100 or 95 % of the images, and a random one in the
 others. A classifier is trained on them: the last layer of a DINOv2-S (logistic regression), or all of it. Objects are
 sixteen drawings of emoji-shift on photographs, or handwritten digits on textures; backgrounds are random unless they
-are what is planted. Masks are the true ones. With --improve, `improve` makes a new last layer with what was named,
-and, as a control, one without; both are measured on images that had no other use (three times as long). Prints what
-was planted × what was named, and adds to experiments/benchmarks/shortcuts.parquet after each model; what is in it is
-not measured again.
+are what is planted. Masks are the true ones. Prints what was planted × what was named, and adds to
+experiments/benchmarks/shortcuts.parquet after each model; what is in it is not measured again.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -32,16 +29,13 @@ from robust_vit_hf.diagnosis.verdict import AttributeDiagnosis
 from robust_vit_hf.evaluation.other_backgrounds import Backgrounds
 from robust_vit_hf.evaluation.session import Session, Side, measure
 from robust_vit_hf.evaluation.sets import EvaluationSet
-from robust_vit_hf.improvement.candidates import Layer, compute_features, new_layers
 from robust_vit_hf.models.emoji_shift_model import load_backbone
 from robust_vit_hf.models.last_layer import LastLayer
-from robust_vit_hf.results.intervals import Bootstrap
 from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.processes import make_accelerator
 
 from ..pages.planted import matrix, mended_table, summary
 from ..scripts import script_parser
-from .last_layer import choose_layer
 from .outcomes import read_outcomes, write_outcomes
 from .planted_images import PLANTED, SIZE, SOURCES, draw, save_picture
 
@@ -153,33 +147,6 @@ def diagnosed(of: Shortcut) -> dict:
     return {"home": float(home), "random": float(at_random), **found.record()}
 
 
-def new_layer(session: Session, rows: dict[str, list[tuple]], attributes: list[str]) -> Layer:
-    """The last layer that the criterion of bounded_choice.py chooses among those of `improve`."""
-    of_role = {role: session.with_sets({role: images_of(of, session.classes)}) for role, of in rows.items()}
-    features = compute_features(of_role["train"], of_role["validation"], attributes=attributes)
-    layers = dict(new_layers(features.layer, features.train, features.last.has_bias))
-    return choose_layer(features.layer, layers, features.validation)[0]
-
-
-def improved(of: Shortcut, named: list[str]) -> dict:
-    """Top-1 before, and its changes by a new last layer without and with the named attributes, by place."""
-    session, attributes = trained(of), [name for name in named if name != "background"]
-    rows = {role: of.rows(split) for role, split in ROLES.items()}
-    last = LastLayer(session.sides["before"].model, tuple(pixels(rows["train"][:1]).shape[2:]))
-    layers = {"before": Layer(last.weight.numpy(), last.bias.numpy()), "without": new_layer(session, rows, [])}
-    layers["with"] = new_layer(session, rows, attributes) if attributes else layers["without"]
-    found = {}
-    for place, split in PLACES.items():
-        tested = of.rows(split)
-        features, labels = outputs(last, pixels(tested), of.bf16)[1], [label for _, _, label in tested]
-        right = {name: (one.logits(features).argmax(axis=1) == labels).astype(float) for name, one in layers.items()}
-        changes = {name: right[name] - right["before"] for name in ("without", "with")}
-        drawn = Bootstrap.means(changes | {"more": right["with"] - right["without"]})
-        found[place] = {"before": float(right["before"].mean())}
-        found[place] |= {name: asdict(one.difference()) for name, one in drawn.items()}
-    return found
-
-
 def export(of: Shortcut, folder: Path) -> None:
     """Write a model, and its images with masks, for `robust-vit diagnose` and `improve`."""
     session = trained(of)
@@ -207,7 +174,6 @@ def main() -> None:
         "--seeds", nargs="+", type=int, default=[3, 4, 5], help="the criteria were developed on 0 to 2"
     )
     parser.add_argument("--finetuned", action="store_true", help="train whole models, not only their last layer")
-    parser.add_argument("--improve", action="store_true", help="measure new last layers of `improve` too")
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     parser.add_argument(
         "--picture", type=Path, help="draw the attributes of other images to this file, and measure nothing"
@@ -230,7 +196,5 @@ def main() -> None:
             measured = diagnosed(one)
             add(file, one.key, measured)
             print(one.key, f"{measured['home']:.2f} {measured['random']:.2f}", *measured["named"], flush=True)
-        if arguments.improve and "improved" not in measured:
-            add(file, one.key, {"improved": improved(one, measured["named"])})
     results, _ = read_outcomes(file)
     print(matrix(results).markdown(), mended_table(results).markdown(), summary(results), sep="\n\n")

@@ -272,9 +272,9 @@ def gains_on_composites() -> dict[str, float]:
     return {"runs": len(differences), "whole": math.sqrt(whole), "beyond": math.sqrt(whole - samples)}
 
 
-def gain_of_layers(layers: str, measure: str, beside: str = "before") -> Difference:
+def gain_of_layers(layers: str, measure: str, beside: str = "before", file: str = "last_layer") -> Difference:
     """Mean difference of top-1 over the models of last_layer.parquet between two kinds of layers."""
-    models = by_group("last_layer")
+    models = by_group(file)
     return mean_over([(top1[layers][measure] - top1[beside][measure]) / 100 for top1 in models.values()], [*models])
 
 
@@ -303,9 +303,9 @@ def half_of_the_classes() -> str:
 def other_layers() -> str:
     """Layers that are made otherwise than by `improve`: difference of top-1 from its layers."""
     rows, own = [], "as `improve`"
-    for name in next(iter(by_group("last_layer").values())):
-        if name not in ("before", *RULES):
-            gains = [str(gain_of_layers(name, measure, own)) for measure in MEASURES]
+    for name in next(iter(by_group("other_layers").values())):
+        if name != own:
+            gains = [str(gain_of_layers(name, measure, own, "other_layers")) for measure in MEASURES]
             rows.append([name.replace("1 composites", "1 composite"), *gains])
     return Table("", ["layers", *MEASURES.values()], rows).markdown()
 
