@@ -1,21 +1,18 @@
-"""Model cards: the facts of a run, the `README.md` made from them, and results for the leaderboards of the Hub."""
+"""Model cards: the facts of a run, and the `README.md` made from them."""
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import datasets
-import yaml
-from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
-from huggingface_hub.constants import EVAL_RESULTS_FOLDER
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import nn
 from transformers import BaseImageProcessor, Trainer
 from transformers.utils import logging
 
-from ..data.known_sets import EVALUATION_SETS, KNOWN_SETS, PAPER_SETS
+from ..data.known_sets import PAPER_SETS
 from ..data.stream import MaskedStream
-from ..data.transforms import has_plain_geometry, input_size
+from ..data.transforms import input_size
 from ..models.image_processors import protocol_of
 from ..models.loading import base_digest, load_model, weights_digest
 from ..models.model_names import MODELS, find_model, registered_of
@@ -35,8 +32,6 @@ FIGURES = {
     RESULTS_FILE: ["before_after.png"],
     EVALUATION_FILE: ["accuracy_paper.png", "accuracy_native.png", "accuracy_model.png"],
 }
-# One file for each protocol, since a file has one score for each benchmark. Other files in this folder are the user's.
-EVAL_RESULTS_FILES = f"{EVAL_RESULTS_FOLDER}/robust-vit-hf-*.yaml"
 # Scores that may get worse: name, whether higher is better, and function that formats a value.
 SCORES = {
     "top1": ("Top-1, per cent", True, percent),
@@ -103,7 +98,6 @@ def describe_model(
         "image_size": [*image_size],
         "forward_arguments": known.forward_arguments(image_size),
         "protocol": facts.get("protocol") or protocol_of(processor),
-        "preprocessing": _preprocessing(processor),
         "data": _data(train, validation, facts, config.id2label),
         "training": {},
         "validation": None,
@@ -168,27 +162,6 @@ def _hyperparameters(trainer: Trainer, adapter: str | None) -> dict[str, str]:
     }
 
 
-def _preprocessing(processor: BaseImageProcessor) -> str:
-    if not has_plain_geometry(processor):
-        return f"images prepared by `{type(processor).__name__}`"
-    steps = []
-    if processor.do_resize:
-        size = dict(processor.size)
-        resized = size.get("shortest_edge") or f"{size['height']}×{size['width']}"
-        method = {2: "bilinear", 3: "bicubic"}.get(int(processor.resample), f"filter {int(processor.resample)}")
-        steps.append(f"{'shortest side ' if 'shortest_edge' in size else ''}{resized} ({method})")
-    if getattr(processor, "do_center_crop", False):
-        steps.append(f"centre crop of {processor.crop_size['height']}×{processor.crop_size['width']}")
-    if not processor.do_rescale or processor.rescale_factor != 1 / 255:
-        steps.append(f"values from 0 to {255 * (processor.rescale_factor if processor.do_rescale else 1):g}")
-    if processor.do_normalize:
-        for name, values in (("mean", processor.image_mean), ("standard deviation", processor.image_std)):
-            steps.append(f"{name} {', '.join(f'{value:g}' for value in values)}")
-    else:
-        steps.append("not normalised")
-    return ", ".join(steps)
-
-
 def rewrite_card(options: CardOptions) -> str:
     if options.evaluation is not None:
         add_evaluation(options.folder, options.evaluation)
@@ -207,14 +180,13 @@ def make_card(
         evaluation: results of `robust-vit evaluate`, which are shown instead of `results`.
         figures: those of [`FIGURES`] that are in the folder of the card.
     """
-    data, measurements = run["data"], _measurements(run, results, evaluation)
-    tables = []
-    for part in measurements:
-        reliance, table = [Table(**facts) for facts in part.get("reliance", ())], main_table(part["rows"]).markdown()
-        tables.append({"protocol": part["protocol"], "table": table, "rows": part["rows"], "reliance": reliance})
-    registered = MODELS.get(registered_of(run))
-    measured = [row["set"] for part in measurements for row in part["rows"]]
+    data, registered = run["data"], MODELS.get(registered_of(run))
+    parts = [results | {"protocol": run["protocol"]}] if results else []
+    if evaluation is not None:
+        parts = [part | {"protocol": name} for name, part in evaluation["protocols"].items()]
+    rows = [row for part in parts for row in part["rows"]]
     validation = (results or {}).get("settings", {}).get("data", {}).get("eval_split")
+    is_validation = "verdict" in run or [row["set"] for row in rows] == [validation]
     metadata = ModelCardData(
         language=run["language"],
         license=run["license"],
@@ -223,9 +195,9 @@ def make_card(
         base_model=run["base_model"],
         datasets=data["dataset_tags"] or ([data["dataset"]] if data["dataset_on_hub"] else None),
         tags=[*TAGS, *run["tags"]],
-        metrics=["accuracy"] if measurements else None,
+        metrics=["accuracy"] if parts else None,
         model_name=run["model_name"],
-        eval_results=_eval_results(measurements, data["dataset"], data["dataset_args"]) or None,
+        eval_results=[entry for part in parts for entry in _eval_results(part, data)] or None,
     )
     return ModelCard.from_template(
         metadata,
@@ -236,39 +208,28 @@ def make_card(
         at=f', revision="{run["revision"]}"' if run["revision"] else "",
         note=registered.note if registered is not None else None,
         evaluated=evaluation is not None,
-        has_control=any(row["top1_control"] is not None for part in measurements for row in part["rows"]),
-        results=tables,
-        chose_checkpoint=evaluation is None and results is not None and ("verdict" in run or measured == [validation]),
+        has_control=any(row["top1_control"] is not None for row in rows),
+        results=[_shown(part) for part in parts],
+        chose_checkpoint=evaluation is None and results is not None and is_validation,
         figures=figures,
-        worse=_what_got_worse(measurements),
+        worse=[line for part in parts for line in _what_got_worse(part, several=len(parts) > 1)],
     )
 
 
-def _measurements(run: dict, results: dict | None, evaluation: dict | None) -> list[dict]:
-    if evaluation is not None:
-        facts = {"date": evaluation.get("date"), "file": EVALUATION_FILE}
-        return [part | {"protocol": name} | facts for name, part in evaluation["protocols"].items()]
-    return [] if results is None else [results | {"protocol": run["protocol"], "file": RESULTS_FILE}]
-
-
 def write_card(folder: Path) -> None:
-    """Write the `README.md` of a folder, and its files for leaderboards, from its JSON files and pictures. Results of other weights
-    are left out."""
+    """Write the `README.md` of a folder from its JSON files and pictures. Results of other weights are left out."""
     run, figures = read_json(folder / RUN_FILE), []
     if run is None:
         raise FileNotFoundError(f"`{folder}` has no `{RUN_FILE}`: expected the output of `train` or `improve`.")
-    run.setdefault("protocol", run.get("preset"))  # the key of versions up to 0.3
     measured: list[dict | None] = []
     for file, pictures in FIGURES.items():
         contents = read_json(folder / file)
         if contents is not None and contents.get("weights", {}).get("after") != run.get("weights"):
             logger.warning(f"The card leaves out `{folder / file}`: its weights are not those of `{RUN_FILE}`.")
             contents = None
-        measured.append(contents and {"date": _date_of(folder / file)} | contents)
+        measured.append(contents)
         figures += [name for name in pictures if contents is not None and (folder / name).is_file()]
-    results, evaluation = measured
-    write_atomically(folder / CARD_FILE, str(make_card(run, results, evaluation, figures)))
-    write_eval_results(folder, _measurements(run, results, evaluation), run.get("hub_model_id"))
+    write_atomically(folder / CARD_FILE, str(make_card(run, measured[0], measured[1], figures)))
 
 
 def add_evaluation(folder: Path, evaluation_folder: Path) -> None:
@@ -282,116 +243,68 @@ def add_evaluation(folder: Path, evaluation_folder: Path) -> None:
         known |= recorded
     if other := [side for side, digest in known.items() if measured.get(side) != digest]:
         raise ValueError(
-            f"`{evaluation_folder}` has no results of the weights {other[0]} the finetuning of `{folder}`, "
-            f"{'but of other weights' if measured else 'and of no others'}. Run `robust-vit evaluate --model ORIGINAL --compare {folder}`, and give "
-            "its --output_dir."
+            f"`{evaluation_folder}` has no results of the weights {other[0]} the finetuning of `{folder}`. Run "
+            f"`robust-vit evaluate --model ORIGINAL --compare {folder}`, and give its --output_dir."
         )
+    write_json(
+        folder / EVALUATION_FILE, {key: evaluation[key] for key in ("weights", "versions", "hardware", "protocols")}
+    )
     for picture in FIGURES[EVALUATION_FILE]:
-        (folder / picture).unlink(missing_ok=True)
-    kept = {key: evaluation[key] for key in ("weights", "versions", "hardware", "protocols")}
-    kept["date"] = _date_of(evaluation_folder / RESULTS_FILE)
-    write_json(folder / EVALUATION_FILE, kept)
-    for protocol in evaluation["protocols"]:
+        protocol, target = picture.removeprefix("accuracy_").removesuffix(".png"), folder / picture
+        target.unlink(missing_ok=True)
         plot = evaluation_folder / "plots" / protocol / "accuracy.png"
-        if plot.is_file():
-            shutil.copy(plot, folder / f"accuracy_{protocol}.png")
+        if protocol in evaluation["protocols"] and plot.is_file():
+            shutil.copy(plot, target)
 
 
-def _date_of(path: Path) -> str:
-    return datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
+def _shown(part: dict) -> dict:
+    reliance = [Table(**facts) for facts in part.get("reliance", ())]
+    table = main_table(part["rows"]).markdown()
+    return {"protocol": part["protocol"], "table": table, "rows": part["rows"], "reliance": reliance}
 
 
-def _eval_results(measurements: list[dict], own_data: str | None, own_args: list[str] | None) -> list[EvalResult]:
-    entries = []
-    for part in measurements:
-        for row in part["rows"]:
-            name = row["set"]
-            if name == MEAN_ROW:
-                continue
-            source = part.get("sources", {}).get(name) or own_data or "own images"
-            data = name if name in PAPER_SETS else public_name(source)
-            for side, metric in (("after", "top-1"), ("before", "top-1 before finetuning")):
-                if row[f"top1_{side}"] is not None:
-                    entry = EvalResult(
-                        task_type="image-classification",
-                        task_name="Image classification",
-                        dataset_type=data,
-                        dataset_name=f"{data if data == name else f'{data}, {name}'} ({part['protocol']} protocol)",
-                        dataset_config=part["protocol"],
-                        dataset_split=name,
-                        dataset_args={"args": own_args} if own_args and source == own_data else None,
-                        metric_type="accuracy",
-                        metric_name=metric,
-                        metric_value=round(row[f"top1_{side}"], 4),
-                    )
-                    entries.append(entry)
-    return entries
-
-
-def _what_got_worse(measurements: list[dict]) -> list[str]:
-    lines = []
-    for part in measurements:
-        where = f" under protocol `{part['protocol']}`" if len(measurements) > 1 else ""
-        for score, (name, rises, show) in SCORES.items():
-            worse = []
-            for row in part["rows"]:
-                before, after = row[f"{score}_before"], row[f"{score}_after"]
-                if None not in (before, after) and (after < before if rises else after > before):
-                    interval = f" ({change_with_interval(row)})" if score == "top1" else ""
-                    worse.append(f"`{row['set']}` {show(before)} → {show(after)}{interval}")
-            if worse:
-                lines.append(f"{name}{where}: {', '.join(worse)}.")
-        compared = [row for row in part["rows"] if row["set"] != MEAN_ROW and row["broken"] is not None]
-        if broken := sum(row["broken"] for row in compared):
-            images = sum(row["num_images"] for row in compared)
-            lines.append(f"Classified correctly before and not now{where}: {broken:,} of {images:,} test images.")
-        for kind, text in (("training", "shown in training"), ("other", "not shown in training")):
-            groups = [
-                row for row in part["class_groups"] if row["classes"] == kind and row.get("top1_after") is not None
-            ]
-            before, after = (
-                sum(row[f"top1_{side}"] for row in groups) / max(len(groups), 1) for side in ("before", "after")
-            )
-            if after < before:
-                means = f"{percent(before)} before, {percent(after)} after ({change(before, after)})"
-                lines.append(f"Top-1 of the classes {text}, mean of the sets{where}: {means}.")
-    return lines
-
-
-def write_eval_results(folder: Path, measurements: Iterable[Mapping], repo_id: str | None) -> None:
-    """Write results on public sets for the Hub (https://huggingface.co/docs/hub/eval-results), one file for each protocol, and
-    remove earlier files.
-
-    Args:
-        measurements: each has `protocol`, `date`, `file`, the name of the file with these results in the repository, and
-            `sources`, `revisions` and `rows` of [`summarize`].
-    """
-    for path in folder.glob(EVAL_RESULTS_FILES):
-        path.unlink()
-    for part in measurements:
-        facts = {"date": part.get("date")}
-        if repo_id is not None:
-            url = f"https://huggingface.co/{repo_id}/blob/main/{part['file']}"
-            facts |= {"source_url": url, "source_name": "robust-vit evaluate"}
-        if entries := public_results(part, **facts):
-            path = folder / EVAL_RESULTS_FILES.replace("*", part["protocol"])
-            write_atomically(path, yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False))
-
-
-def public_results(part: Mapping, **facts) -> list[EvalResultEntry]:
-    """Top-1 in per cent on each set that was read from a known public copy; other copies may be variants of the set. `facts` are
-    added to all entries."""
-    entries = []
+def _eval_results(part: dict, data: dict) -> Iterator[EvalResult]:
     for row in part["rows"]:
         name = row["set"]
-        if name not in EVALUATION_SETS or row["top1_after"] is None:
-            continue
-        known, source = KNOWN_SETS[name], part.get("sources", {}).get(name)
-        copies = {**dict.fromkeys(known.hub_files, (None, None)), **known.hub}
-        source = next(iter(copies), None) if source == name else source  # without a source, the first copy is read
-        if source in copies:
-            task = copies[source][0] or known.part.get("factor", "default")
-            notes = f"top-1 in per cent on {row['num_images']:,} images of {name}, protocol {part['protocol']}"
-            value, revision = round(100 * row["top1_after"], 2), part.get("revisions", {}).get(name)
-            entries.append(EvalResultEntry(source, task, value, revision, notes=notes, **facts))
-    return entries
+        source = part.get("sources", {}).get(name) or data["dataset"] or "own images"
+        of = name if name in PAPER_SETS else public_name(source)
+        for side, metric in (("after", "top-1"), ("before", "top-1 before finetuning")):
+            if name != MEAN_ROW and row[f"top1_{side}"] is not None:
+                is_own = data["dataset_args"] and source == data["dataset"]
+                yield EvalResult(
+                    task_type="image-classification",
+                    task_name="Image classification",
+                    dataset_type=of,
+                    dataset_name=f"{of if of == name else f'{of}, {name}'} ({part['protocol']} protocol)",
+                    dataset_config=part["protocol"],
+                    dataset_split=name,
+                    dataset_args={"args": data["dataset_args"]} if is_own else None,
+                    metric_type="accuracy",
+                    metric_name=metric,
+                    metric_value=round(row[f"top1_{side}"], 4),
+                )
+
+
+def _what_got_worse(part: dict, several: bool) -> Iterator[str]:
+    where = f" under protocol `{part['protocol']}`" if several else ""
+    for score, (name, rises, show) in SCORES.items():
+        worse = []
+        for row in part["rows"]:
+            before, after = row[f"{score}_before"], row[f"{score}_after"]
+            if None not in (before, after) and (after < before if rises else after > before):
+                interval = f" ({change_with_interval(row)})" if score == "top1" else ""
+                worse.append(f"`{row['set']}` {show(before)} → {show(after)}{interval}")
+        if worse:
+            yield f"{name}{where}: {', '.join(worse)}."
+    compared = [row for row in part["rows"] if row["set"] != MEAN_ROW and row["broken"] is not None]
+    if broken := sum(row["broken"] for row in compared):
+        images = sum(row["num_images"] for row in compared)
+        yield f"Classified correctly before and not now{where}: {broken:,} of {images:,} test images."
+    for kind, text in (("training", "shown in training"), ("other", "not shown in training")):
+        groups = [of for of in part["class_groups"] if of["classes"] == kind and of.get("top1_after") is not None]
+        before, after = (
+            sum(of[f"top1_{side}"] for of in groups) / max(len(groups), 1) for side in ("before", "after")
+        )
+        if after < before:
+            means = f"{percent(before)} before, {percent(after)} after ({change(before, after)})"
+            yield f"Top-1 of the classes {text}, mean of the sets{where}: {means}."

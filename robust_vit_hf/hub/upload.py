@@ -4,7 +4,6 @@ import glob
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from ..models.interpolation import INTERPOLATION_FILE
 from ..models.model_names import CONVERSION_FILE, MODELS
 from ..utils.files import RESULTS_FILE, RUN_FILE, read_json, write_json
 from ..utils.privacy import is_hub_id
-from .model_card import CARD_FILE, EVAL_RESULTS_FILES, EVALUATION_FILE, write_card
+from .model_card import CARD_FILE, EVALUATION_FILE, write_card
 from .options import PushOptions
 
 
@@ -38,7 +37,7 @@ def hub_errors(repo_id: str) -> Iterator[None]:
         yield
     except (httpx.LocalProtocolError, UnicodeEncodeError):
         raise PermissionError(
-            f"The token for `{repo_id}` contains characters that no token has, such as a space or a line break. Log in with `hf auth login`."
+            f"The token for `{repo_id}` contains characters that no token has: `hf auth login`."
         ) from None
     except httpx.TransportError as error:
         raise ConnectionError(f"The Hub cannot be reached for `{repo_id}`: {error}. Push again later.") from None
@@ -52,28 +51,23 @@ def create_repo(
     with hub_errors(repo_id):
         repo_id = api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True).repo_id
         if private and not api.repo_info(repo_id, repo_type=repo_type).private:
-            raise ValueError(
-                f"`{repo_id}` exists and is public, so nothing was uploaded. Make it private on the Hub, or choose another name."
-            )
+            raise ValueError(f"`{repo_id}` exists and is public, so nothing was uploaded. Choose another name.")
     return repo_id
 
 
 def check_adapter_base(base: str | None) -> None:
     """Reject an adapter whose base is a local folder or unknown, since nobody else could load it."""
     if base not in MODELS and not is_hub_id(base or ""):
-        raise ValueError(
-            f"The base of the adapter is `{base}`, which is not on the Hub, so nobody else could load it. Finetune a model of the Hub, or merge "
-            "the adapter (`--merge_lora`)."
-        )
+        raise ValueError(f"The base of the adapter is `{base}`, which is not on the Hub: merge it (`--merge_lora`).")
 
 
 def model_files(folder: Path) -> list[str]:
-    """Patterns of the files of a model to upload: [`MODEL_FILES`], results, and the pictures and files that the card links."""
+    """Patterns of the files of a model to upload: [`MODEL_FILES`], and the pictures and files that the card links."""
     card = folder / CARD_FILE
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     shown = re.findall(r'(?:\]\(|src=")([^)"\s]*[^)"\s/\\])', text)
-    files = [path.name for path in folder.iterdir() if any(fnmatchcase(path.name, known) for known in MODEL_FILES)]
-    return [*map(glob.escape, [*files, *shown]), EVAL_RESULTS_FILES]
+    files = [path.name for pattern in MODEL_FILES for path in folder.glob(pattern)]  # not those of folders in it
+    return [glob.escape(name) for name in (*files, *shown)]
 
 
 def push_folder(
@@ -87,9 +81,6 @@ def push_folder(
     token: str | None = None,
 ) -> CommitInfo:
     """Upload the files of a model or dataset in one commit. The repository is created if it does not exist."""
-    adapter = read_json(folder / ADAPTER_FILE)
-    if adapter is not None:
-        check_adapter_base(adapter["base_model_name_or_path"])
     repo_id = create_repo(repo_id, repo_type=repo_type, private=private, token=token)
     api = HfApi(token=token)
     with hub_errors(repo_id):
@@ -102,7 +93,6 @@ def push_folder(
             commit_message=commit_message,
             revision=revision,
             allow_patterns=model_files(folder) if repo_type == "model" else DATASET_FILES,
-            delete_patterns=EVAL_RESULTS_FILES if repo_type == "model" else None,  # they may be of earlier weights
         )
 
 
@@ -116,18 +106,17 @@ def repo_type_of(folder: Path) -> str:
     is_model, has_card = names & {"config.json", ADAPTER_FILE}, names & {RUN_FILE, CARD_FILE}
     if not (is_model and has_card and any(name.endswith((".safetensors", ".bin")) for name in names)):
         raise ValueError(
-            f"`{folder}` is not a folder that can be pushed. Expected prepared images, or a model with `config.json` or `{ADAPTER_FILE}`, weights, "
-            f"and `{RUN_FILE}` or `{CARD_FILE}`."
+            f"`{folder}` is not a folder that can be pushed: expected prepared images, or a model with weights and card."
         )
     return "model"
 
 
 def push(options: PushOptions) -> str:
     """Upload a folder, and return the URL of the commit. The card of a model is rewritten for its name on the Hub."""
-    folder, repo_id, repo_type = options.folder, options.repo_id, repo_type_of(options.folder)
-    run = read_json(folder / RUN_FILE)
+    folder, repo_id, private = options.folder, options.repo_id, options.private or None
+    repo_type, run = repo_type_of(folder), read_json(folder / RUN_FILE)
     if run is not None:
-        repo_id = create_repo(repo_id, private=options.private or None)
+        repo_id = create_repo(repo_id, private=private)
         names = {"hub_model_id": repo_id, "model_name": repo_id.split("/")[-1], "revision": options.revision}
         write_json(folder / RUN_FILE, run | names)
         write_card(folder)
@@ -136,6 +125,6 @@ def push(options: PushOptions) -> str:
         repo_id,
         repo_type=repo_type,
         commit_message=options.commit_message or f"Upload {repo_type}",
-        private=options.private or None,
+        private=private,
         revision=options.revision,
     ).commit_url

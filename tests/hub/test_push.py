@@ -10,8 +10,6 @@ from threading import Semaphore
 import huggingface_hub
 import pytest
 import torch
-import yaml
-from huggingface_hub import ModelCard
 from transformers import AutoModelForImageClassification
 
 from robust_vit_hf import RobustViTTrainer, load_model
@@ -102,31 +100,6 @@ def test_pictures_that_a_card_shows_are_pushed(hub, changed):
     succeed("push", changed, f"{NAME}-described")
     pushed = hub.repos["models", f"{NAME}-described"]
     assert {name for name in pushed if name.endswith(".png")} == {"maps/[1].png", "maps/2.png"}
-
-
-def test_results_on_public_sets_are_those_of_the_leaderboards(hub, changed):
-    """Also on the Hub, where those of other weights do not stay; files of the user's own do."""
-    own, name = changed / ".eval_results" / "hle.yaml", f"{NAME}-ranked"
-    results = json.loads((changed / "results.json").read_text())
-    results["rows"] = [results["rows"][0] | {"set": "imagenet-a", "num_images": 7500, "top1_after": 0.125}]
-    results["sources"], results["revisions"] = {"imagenet-a": "barkermrl/imagenet-a"}, {"imagenet-a": "0a1b2c"}
-    (changed / "results.json").write_text(json.dumps(results))
-    os.utime(changed / "results.json", (0, 86400))
-    succeed("push", changed, name)
-    pushed = hub.repos["models", name]
-    (file,) = (file for file in pushed if file.startswith(".eval_results"))
-    (entry,) = huggingface_hub.parse_eval_result_entries(yaml.safe_load(pushed[file]))
-    assert (entry.dataset_id, entry.task_id, entry.value) == ("barkermrl/imagenet-a", "default", 12.5)
-    assert (entry.dataset_revision, entry.date) == ("0a1b2c", "1970-01-02T00:00:00+00:00")
-    assert entry.source_url == f"https://huggingface.co/{name}/blob/main/results.json"
-    assert "imagenet-a" in {r.dataset_type for r in ModelCard(pushed["README.md"].decode()).data.eval_results}
-
-    own.write_text("- {dataset: {id: cais/hle, task_id: hle}, value: 1}\n")
-    hub.repos["models", name][".eval_results/hle.yaml"] = own.read_bytes()
-    (changed / "results.json").write_text(json.dumps(results | {"weights": {"after": "0123456789abcdef"}}))
-    succeed("push", changed, name)
-    kept = {file for file in hub.repos["models", name] if file.startswith(".eval_results")}
-    assert kept == {".eval_results/hle.yaml"} and own.is_file()
 
 
 @pytest.fixture
