@@ -1,15 +1,18 @@
-"""Images of evaluation sets, sorted by how much their prediction changed, from results of `robust-vit evaluate`."""
+"""Images that the page offers: examples, and sets sorted by how much predictions changed, of `robust-vit evaluate`."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import cast, get_args
 
 import datasets
 import numpy as np
+from PIL import Image
 
-from ..data.emoji_shift import SHIFTED, has_classes
+from ..data.balanced_splits import choose_images
+from ..data.emoji_shift import CLASS_NAMES, SHIFTED, background, compose, has_classes
+from ..data.find_images import find_images
 from ..data.known_sets import EVALUATION_SETS
 from ..evaluation.accuracy import measure_accuracy, saved_accuracy
 from ..evaluation.examples import is_of_kind
@@ -19,12 +22,44 @@ from ..evaluation.sets import EvaluationSet, benchmark_sets, load_evaluation_set
 from ..models.image_processors import Protocol
 from ..results.run_results import PREDICTIONS_FILE, SetResult, read_predictions
 from ..utils.cache import Cache
+from ..utils.images import to_rgb
 from .options import AppOptions
 
 
 IMAGES_PER_SET = 200  # images of each set of a benchmark that the page measures
-IMAGES_OF_A_PAGE = 24  # images that the gallery shows at a time
 FILTERS = ("changed", "corrected", "broken", "all")
+PHOTOGRAPHS = ("chelsea", "coffee", "motorcycle", "rocket")  # photographs of scikit-image, with classes of ImageNet
+
+
+@dataclass(frozen=True)
+class Sample:
+    image: Image.Image
+    caption: str
+    mask: Image.Image | None = None
+
+
+def load_samples(classes: Sequence[str]) -> list[Sample]:
+    """Samples for a model with these classes: two images of each shifted set of emoji-shift, or photographs."""
+    if not has_classes(classes):
+        return [Sample(background(name), name) for name in PHOTOGRAPHS]
+    samples = []
+    for number, split in enumerate(2 * SHIFTED):
+        # Only openly licensed artwork. Each set begins at another index, so that the classes differ.
+        rows = (compose(split, index) for index in count(8 * number))
+        row = next(row for row in rows if row["openly_licensed"])
+        caption = f"{CLASS_NAMES[row['label']]} · {split.replace('_', ' ')}"
+        samples.append(Sample(row["image"], caption, row["mask"]))
+    return samples
+
+
+def own_samples(path: str, split: str, session: Session) -> list[Sample]:
+    """At most twelve labelled images of the user, balanced over the classes, and the same ones each time."""
+    images = find_images(path, split, ("label",))
+    rows = session.with_sets({split: EvaluationSet.of(choose_images(images.rows, 12))}).sets[split]
+    return [
+        Sample(to_rgb(row["image"]), session.classes[accepted[0]], row.get("mask"))
+        for row, accepted in zip(rows.dataset, rows.accepted, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -51,10 +86,8 @@ class MeasuredSet:
     def captions(self, indices: Sequence[int], names: Sequence[str]) -> list[str]:
         """`label: class before → class after` of images; without a label if the images of the set have several."""
         labels = [f"{names[label]}: " if label >= 0 else "no label: " for label in self.result.classes[indices]]
-        best = [[names[predictions[index, 0]] for predictions in self.predictions] for index in indices]
-        if not self.rows.by_class:
-            labels = [""] * len(best)
-        return [f"{label}{' → '.join(pair)}" for label, pair in zip(labels, best, strict=True)]
+        best = [" → ".join(names[of_side[index, 0]] for of_side in self.predictions) for index in indices]
+        return [f"{label if self.rows.by_class else ''}{pair}" for label, pair in zip(labels, best, strict=True)]
 
 
 def set_names(options: AppOptions, session: Session) -> list[str]:
@@ -63,44 +96,31 @@ def set_names(options: AppOptions, session: Session) -> list[str]:
         return ["val", *SHIFTED] if "after" in session.sides and has_classes(session.classes) else []
     files = {protocol: options.results / protocol / PREDICTIONS_FILE for protocol in sorted(get_args(Protocol))}
     measured = {protocol: read_predictions(file) for protocol, file in files.items() if file.is_file()}
-    names = [
-        f"{protocol}/{name}" for protocol, sets in measured.items() for name in sorted(sets) if "after" in sets[name]
-    ]
+    names = [f"{protocol}/{name}" for protocol, of in measured.items() for name in sorted(of) if "after" in of[name]]
     if not names:
         raise ValueError(f"`{options.results}` has no results of two models: run `robust-vit evaluate --compare`.")
     return names
 
 
-def how_to_fill(options: AppOptions) -> str:
-    """Markdown that says what to run to get sets for the gallery."""
-    if options.compare is None:
-        return "The gallery compares two models: start the page with `--compare`, the model after finetuning."
-    command = ["robust-vit", "evaluate", "--model", options.model, "--compare", options.compare]
-    command += ["--dataset", options.dataset or "FOLDER", "--split", options.split, "--output_dir", "runs/evaluation"]
-    advice = "Run this, and start the page again with `--results runs/evaluation`"
-    return f"No results of two models. {advice}:\n\n```bash\n{shlex.join(command)}\n```"
-
-
 def measured_set(options: AppOptions, name: str, session: Session) -> MeasuredSet:
     """A set of [`set_names`] with its results, which are read, or measured once and saved in the cache of `datasets`."""
     if options.results is None:
-        rows = benchmark_sets(IMAGES_PER_SET)[name]
-        session = session.with_sets({name: rows})
-        rows = session.sets[name]
+        session = session.with_sets({name: benchmark_sets(IMAGES_PER_SET)[name]})
         cache = Cache(Path(datasets.config.HF_DATASETS_CACHE, "robust_vit_hf", "app"))
-        return MeasuredSet(rows, measure_accuracy(replace(session, cache=cache), relevance=False)[name])
-    protocol, _, set_name = name.partition("/")
+        result = measure_accuracy(replace(session, cache=cache), relevance=False)[name]
+        return MeasuredSet(session.sets[name], result)
+    protocol, _, name = name.partition("/")
     if protocol != session.protocol:
         session = session.under(cast(Protocol, protocol))
-    count = len(read_predictions(options.results / protocol / PREDICTIONS_FILE)[set_name]["before"])
-    session = session.with_sets({set_name: _images(options, set_name, session, count)})
-    return MeasuredSet(session.sets[set_name], saved_accuracy(session, options.results)[set_name])
+    num_images = len(read_predictions(options.results / protocol / PREDICTIONS_FILE)[name]["before"])
+    session = session.with_sets({name: _images(options, name, session, num_images)})
+    return MeasuredSet(session.sets[name], saved_accuracy(session, options.results)[name])
 
 
-def _images(options: AppOptions, name: str, session: Session, count: int) -> EvaluationSet:
-    """Images of a set in the folder of results, `count` of them if it is of a benchmark."""
+def _images(options: AppOptions, name: str, session: Session, num_images: int) -> EvaluationSet:
+    """Images of a set in the folder of results, `num_images` of them if it is of a benchmark."""
     if name in ("val", *SHIFTED) and has_classes(session.classes):
-        return benchmark_sets(count)[name]
+        return benchmark_sets(num_images)[name]
     if name in EVALUATION_SETS:
         return load_evaluation_set(name, dict(expand_sets(options.sets)).get(name), session.protocol)
     if options.dataset is not None and name == options.split:

@@ -18,9 +18,6 @@ class AppOptions(PairOptions):
     """Look at one model or two, before and after finetuning, in a page: relevance maps of your own images, of examples
     and of evaluated sets, and predictions for objects on other backgrounds.
 
-    Without --compare and without a finetuning in runs/, the bundled model is finetuned once, in about a minute, and
-    kept in the cache of `datasets`.
-
       robust-vit app --model my-model --compare runs/better --dataset photographs --diagnose runs/better
       robust-vit app    # the bundled model, and its newest finetuning in runs/
       robust-vit app --compare runs/emoji-shift --results runs/robustness

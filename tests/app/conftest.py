@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from robust_vit_hf.app.handlers import open_models
 from robust_vit_hf.app.options import AppOptions
+from robust_vit_hf.app.page import open_models
 
 from ..helpers.commands import succeed
 from ..helpers.tiny import masked_folder, masked_rows, save_pretrained, tiny_vit

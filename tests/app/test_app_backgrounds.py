@@ -1,6 +1,5 @@
 """Objects on other backgrounds, in the page of `robust-vit app`."""
 
-import csv
 import re
 import shutil
 
@@ -11,11 +10,10 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 from robust_vit_hf import make_image_processor
-from robust_vit_hf.app import other_backgrounds_tab as tab
-from robust_vit_hf.app.explain_image import picture_of
-from robust_vit_hf.app.handlers import Handlers
+from robust_vit_hf.app import pictures as shown
 from robust_vit_hf.app.options import AppOptions
-from robust_vit_hf.app.other_backgrounds_tab import PHOTOGRAPHS, find_mask, other_backgrounds, read_diagnosis
+from robust_vit_hf.app.page import Handlers
+from robust_vit_hf.app.pictures import PHOTOGRAPHS, find_mask, other_backgrounds, picture_of, read_diagnosis
 from robust_vit_hf.app.server import running
 from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.masks.choose_mask_maker import MaskSettings
@@ -41,28 +39,9 @@ def test_a_diagnosis_of_others_is_refused(models, diagnosed, tmp_path):
 
 
 def test_of_two_models_one_makes_an_image_of_a_kind():
-    before, after = (dict.fromkeys(tab.CONDITIONS, best) for best in ("cow", "ship"))
-    found = tab.Diagnosed("", [tab.Composed("cow", "boat", {}, {"before": before, "after": after})], [])
-    assert [found.order(kind) for kind in tab.KINDS] == [[0], [], [0], []]
-
-
-def test_what_was_taken_is_shown(models, diagnosed, of_diagnosis, tmp_path):
-    folder, session = tmp_path / "copy", open_pair(*models, None)
-    shutil.copytree(diagnosed, folder)
-    matrices = read_diagnosis(folder, session).tables  # no image of random models follows the background surely
-    after = next(table for table in matrices if table.title.endswith(", after"))
-    cells = {(row[0], donor): cell for row in after.rows for donor, cell in zip(after.head, row, strict=True)}
-    with (folder / "pairs.csv").open() as file:
-        pairs = [row for row in csv.DictReader(file) if row["side"] == "after"]
-    assert len(matrices) == 2 and pairs
-    assert all(cells[row["label"], row["donor_class"]] == f"{row['as_donor']} of {row['images']}" for row in pairs)
-    shown = [one["props"].get("value") for one in of_diagnosis.config["components"] if one["type"] == "markdown"]
-    assert {table.markdown() for table in matrices} <= {*shown}
-    (folder / "follows_background.csv").write_text("image,label,before_original,donor_class\n0007,NA,1,1\n")
-    assert read_diagnosis(folder, session).tables[0].rows == [["0007", "NA", "1"]]
-    (folder / "follows_background.csv").unlink()  # as in a folder of an earlier version
-    with pytest.raises(ValueError, match="that of an earlier version"):
-        read_diagnosis(folder, session)
+    before, after = (dict.fromkeys(shown.CONDITIONS, best) for best in ("cow", "ship"))
+    found = shown.Diagnosed("", [shown.Composed("cow", "boat", {}, {"before": before, "after": after})])
+    assert [found.order(kind) for kind in shown.KINDS] == [[0], [], [0], []]
 
 
 def test_an_oblong_image_on_other_backgrounds(tmp_path):

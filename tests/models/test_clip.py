@@ -11,9 +11,9 @@ from PIL import Image
 from tokenizers import processors
 
 from robust_vit_hf import RobustViTTrainer, load_model, make_image_processor
-from robust_vit_hf.app.explain_image import compare_maps
-from robust_vit_hf.app.handlers import open_models
 from robust_vit_hf.app.options import AppOptions
+from robust_vit_hf.app.page import open_models
+from robust_vit_hf.app.pictures import compare_maps
 from robust_vit_hf.models.added_classifiers import CLIPZeroShotForImageClassification
 from robust_vit_hf.models.conversion import convert_to_timm, write_with_classes
 from robust_vit_hf.models.interpolation import interpolate

@@ -17,8 +17,8 @@ from transformers import (
 from transformers import pipeline as pipeline_of
 
 from robust_vit_hf import RobustViTTrainer, eval_transform, load_model, make_image_processor, train_transform
-from robust_vit_hf.app.handlers import open_models
 from robust_vit_hf.app.options import AppOptions
+from robust_vit_hf.app.page import open_models
 from robust_vit_hf.data.transforms import denormalize, input_size, segmentation_transform
 from robust_vit_hf.evaluation.evaluate import _protocols
 from robust_vit_hf.evaluation.options import EvaluateOptions, SegmentOptions
