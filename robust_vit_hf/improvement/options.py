@@ -52,3 +52,5 @@ class ImproveOptions(OwnImagesOptions):
     def __post_init__(self):
         super().__post_init__()
         check_output_dir(self.output_dir, self.dataset, self.mask_folder, self.backgrounds)
+        if self.train_batch_size == 1 and self.backgrounds is None:
+            raise ValueError("--train_batch_size 1 leaves no background to swap: give 2 or more, or --backgrounds.")
