@@ -79,8 +79,10 @@ def finetune(
     folder: Path,
     rate: float,
     bf16: bool,
+    steps: int = 120,
+    seed: int = 0,
 ) -> None:
-    """Finetune all layers of a model by cross-entropy with the labels, in 120 steps of 16 images, and write it to the
+    """Finetune all layers of a model by cross-entropy with the labels, in steps of 16 images, and write it to the
     folder."""
 
     def transform(batch: dict) -> dict:
@@ -88,8 +90,8 @@ def finetune(
         return {"pixel_values": list(pixel_values), "labels": batch["label"]}
 
     arguments = TrainingArguments(
-        f"{folder}-training", max_steps=120, per_device_train_batch_size=16, learning_rate=rate, save_strategy="no",
-        bf16=bf16, use_cpu=not torch.cuda.is_available(), remove_unused_columns=False, report_to="none", seed=0,
+        f"{folder}-training", max_steps=steps, per_device_train_batch_size=16, learning_rate=rate, save_strategy="no",
+        bf16=bf16, use_cpu=not torch.cuda.is_available(), remove_unused_columns=False, report_to="none", seed=seed,
         lr_scheduler_type="cosine",
     )  # fmt: skip
     LabelTrainer(model, arguments, train_dataset=rows.with_transform(transform)).train()

@@ -1,0 +1,193 @@
+"""Photographs that were taken elsewhere: BAR (Biased Action Recognition, https://github.com/alinlab/BAR).
+
+In its training photographs, each of six actions happens at one place: climbing on rock, diving under water, and so on.
+In its test photographs, it happens elsewhere. Nothing is pasted. This run used one commit:
+
+    git clone https://github.com/alinlab/BAR && git -C BAR checkout 1364b0a77f64e3d885db3f9c0eb0b1d837cad549
+
+`prepare` writes class folders under `--root`, split by the SHA-256 of the file name: 70 % of the training photographs
+are `train`, 15 % `validation` (to choose on) and 15 % `aligned` (to test on); half of the test photographs are `a`, for
+development, and half `b`, which is measured once. A photograph that nearly looks like one of an earlier folder is left
+out, and listed in left_out.json.
+
+`models` trains the models to improve: DINOv2-S at 112 pixels and EfficientNet-Lite0, all layers, in 255 steps of 16
+photographs. `graded` trains them on folders in which 0 to 50 % of the photographs were taken elsewhere (from 60 % of
+`a`; the rest tests them). Models with a real bias, and healthy ones, show how often the verdict of `improve` is wrong.
+
+`measure` improves each model by both efforts of `improve`, and a ViT also by the paper's loss with the same masks. It
+writes top-1 of each class on `aligned` and `a` to elsewhere.json, and never reads `b`.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import datasets
+import torch
+
+from robust_vit_hf import RobustViTConfig, RobustViTTrainer, improve
+from robust_vit_hf.data.copies import clusters
+from robust_vit_hf.data.find_images import find_images
+from robust_vit_hf.data.transforms import eval_transform
+from robust_vit_hf.models.emoji_shift_model import load_backbone
+from robust_vit_hf.models.image_processors import load_processor, make_image_processor
+from robust_vit_hf.models.loading import load_model, with_new_head
+from robust_vit_hf.utils.files import read_json, write_json
+
+from ..makers.biased_cnn import load_efficientnet, processor_of
+from ..scripts import chosen_model, script_parser
+from .digits import finetune
+
+
+RESULTS = Path(__file__).with_suffix(".json")
+ROLES = ("train", "validation", "aligned", "a", "b")
+TRAIN, VALIDATION, GRADED = 0.70, 0.85, 0.6  # bounds of the hash, from 0 to 1
+SHARES = (0, 5, 10, 25, 50)  # per cent of the photographs of graded models that were taken elsewhere
+STEPS = 255
+DEVELOPMENT_SEEDS, FROZEN_SEEDS = range(10, 12), range(5)
+
+
+def fraction(text: str) -> float:
+    """Number from 0 to 1 that a name stands for."""
+    return int(hashlib.sha256(text.encode()).hexdigest()[:12], 16) / 16**12
+
+
+def role_of(path: Path) -> str:
+    place = fraction(path.name)
+    if path.parent.name == "test":
+        return "a" if place < 0.5 else "b"
+    return "train" if place < TRAIN else "validation" if place < VALIDATION else "aligned"
+
+
+def prepare(bar: Path, root: Path) -> None:
+    files = sorted((bar / "train").glob("*.jpg")) + sorted((bar / "test").glob("*.jpg"))
+    files.sort(key=lambda path: ROLES.index(role_of(path)))  # of near-copies, the first counts
+    rows = datasets.Dataset.from_dict({"image": [*map(str, files)]}).cast_column("image", datasets.Image(decode=False))
+    first, left_out = {}, []
+    for path, cluster in zip(files, clusters(rows)[0].tolist(), strict=True):
+        role = role_of(path)
+        if first.setdefault(cluster, (role, path))[0] != role:
+            left_out.append({"file": path.name, "role": role, "like": first[cluster][1].name})
+            continue
+        link(path, root / "photographs" / role)
+    (root / "left_out.json").write_text(json.dumps(left_out, indent=1) + "\n")
+    counts = {role: len([*(root / "photographs" / role).rglob("*.jpg")]) for role in ROLES}
+    print(counts, f"left out: {len(left_out)}")
+
+
+def link(path: Path, folder: Path) -> None:
+    """Put a photograph into the folder of its class."""
+    target = folder / path.name.partition("_")[0] / path.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.exists():
+        os.link(path, target)
+
+
+def graded_photographs(root: Path, share: int) -> Path:
+    """Class folders for training and choice, of which `share` per cent were taken elsewhere."""
+    folder, photographs = root / f"graded-{share:02}", root / "photographs"
+    elsewhere = sorted(path for path in (photographs / "a").rglob("*.jpg") if fraction(f"graded {path.name}") < GRADED)
+    parts = {"train": [path for path in elsewhere if fraction(f"half {path.name}") < 0.7]}
+    parts["validation"] = [path for path in elsewhere if path not in parts["train"]]
+    for role, others in parts.items():
+        usual = sorted((photographs / role).rglob("*.jpg"), key=lambda path: fraction(f"order {path.name}"))
+        others.sort(key=lambda path: fraction(f"order {path.name}"))
+        # As many of both as there are in this ratio.
+        total = min(len(usual) / (1 - share / 100), len(others) / (share / 100) if share else len(usual))
+        taken = round(total * share / 100)
+        for path in [*usual[: round(total) - taken], *others[:taken]]:
+            link(path, folder / role)
+    return folder
+
+
+def test_photographs(root: Path, graded: bool) -> Iterator[Path]:
+    """Photographs of `a`; without those that graded models were trained on."""
+    for path in sorted((root / "photographs" / "a").rglob("*.jpg")):
+        if not graded or fraction(f"graded {path.name}") >= GRADED:
+            yield path
+
+
+def make_model(photographs: Path, folder: Path, kind: str, seed: int) -> None:
+    if (folder / "config.json").is_file():
+        return
+    torch.manual_seed(seed)
+    rows = find_images(str(photographs), "train").labelled().rows
+    network = load_backbone() if kind == "vit" else load_efficientnet()
+    model = with_new_head(network, rows.features["label"].names)
+    processor = make_image_processor("paper", 112) if kind == "vit" else processor_of(model)
+    finetune(model, rows, processor, folder, 5e-5 if kind == "vit" else 3e-4, bf16=True, steps=STEPS, seed=seed)
+
+
+@torch.no_grad()
+def right_by_class(model: Path, photographs: Path) -> dict[str, tuple[int, int]]:
+    """How many photographs of each class a model recognises, and how many there are."""
+    loaded, rows = load_model(str(model)).eval(), find_images(str(photographs), "train").labelled().rows
+    names, predicted = rows.features["label"].names, []
+    transform = eval_transform(load_processor(str(model), "model", loaded))
+    for batch in rows.iter(32):
+        logits = loaded(pixel_values=torch.stack(transform({"image": batch["image"]})["pixel_values"])).logits
+        predicted += [loaded.config.id2label[number] for number in logits.argmax(dim=1).tolist()]
+    labels = [names[label] for label in rows.with_format(None)["label"]]
+    right = Counter(label for label, best in zip(labels, predicted, strict=True) if label == best)
+    return {name: (right[name], count) for name, count in Counter(labels).items()}
+
+
+def measured(model: Path, root: Path) -> dict[str, dict[str, tuple[int, int]]]:
+    return {place: right_by_class(model, root / "photographs" / place) for place in ("aligned", "a")}
+
+
+def measure(root: Path, name: str, efforts: Sequence[str], weights: Sequence[float]) -> dict[str, dict]:
+    """Results of a model by arm: the original, the efforts of `improve`, and the weights of the paper's loss."""
+    model, folder, masks = root / name, root / "improved" / name, root / "masks"
+    results: dict[str, dict] = {"original": measured(model, root)}
+    if masks.is_dir():  # they do not depend on the model
+        shutil.copytree(masks, folder / "masks", dirs_exist_ok=True)
+    for effort in efforts:
+        outcome = improve(str(model), str(root / "photographs"), folder, effort=effort)
+        chosen = next(", ".join(row[:2]) for row in outcome.candidates.rows if row[-1] == "chosen")
+        results[effort] = measured(chosen_model(folder) or model, root) | {"chosen": chosen} | outcome.record()
+        shutil.copytree(folder / "masks", masks, dirs_exist_ok=True)
+    for weight in weights:
+        rows = find_images(str(masks / "train"), "train").labelled().rows
+        config = RobustViTConfig(
+            str(folder / f"weight-{weight:g}"), relevance_weight=weight, learning_rate=1e-6, max_steps=240,
+            per_device_train_batch_size=8, eval_strategy="no", save_strategy="no", load_best_model_at_end=False,
+            report_to="none", use_cpu=not torch.cuda.is_available(),
+        )  # fmt: skip
+        trainer = RobustViTTrainer(str(model), config, rows)
+        trainer.train()
+        trainer.save_model()
+        results[f"relevance_weight {weight:g}"] = measured(Path(config.output_dir), root)
+    return results
+
+
+def main() -> None:
+    parser = script_parser(__doc__)
+    parser.add_argument("step", choices=("prepare", "models", "graded", "measure"))
+    parser.add_argument("--bar", type=Path, help="checkout of BAR, for `prepare`")
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[*DEVELOPMENT_SEEDS])
+    parser.add_argument("--efforts", nargs="*", default=["quick", "full"], help="of `measure`")
+    parser.add_argument("--weights", type=float, nargs="*", default=[0.8, 800.0], help="of `measure`, for ViTs")
+    arguments = parser.parse_args()
+    root = arguments.root
+    if arguments.step == "prepare":
+        prepare(arguments.bar, root)
+        return
+    for seed in arguments.seeds:
+        for kind in ("vit", "cnn"):
+            if arguments.step == "models":
+                make_model(root / "photographs", root / f"{kind}-{seed}", kind, seed)
+                continue
+            if arguments.step == "measure":
+                name, weights = f"{kind}-{seed}", arguments.weights if kind == "vit" else []
+                results = read_json(RESULTS) or {}
+                results[name] = results.get(name, {}) | measure(root, name, arguments.efforts, weights)
+                write_json(RESULTS, results)
+                continue
+            for share in SHARES:
+                make_model(graded_photographs(root, share), root / f"{kind}-{seed}-graded-{share:02}", kind, seed)
