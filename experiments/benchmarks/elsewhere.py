@@ -185,8 +185,9 @@ def main() -> None:
                 continue
             if arguments.step == "measure":
                 name, weights = f"{kind}-{seed}", arguments.weights if kind == "vit" else []
-                results = read_json(RESULTS) or {}
-                results[name] = results.get(name, {}) | measure(root, name, arguments.efforts, weights)
+                measured_now = measure(root, name, arguments.efforts, weights)
+                results = read_json(RESULTS) or {}  # another process may have written to it
+                results[name] = results.get(name, {}) | measured_now
                 write_json(RESULTS, results)
                 continue
             for share in SHARES:

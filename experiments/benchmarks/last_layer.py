@@ -68,8 +68,8 @@ def top1(tests: dict[str, Outputs], layer: Layer, shown_classes: Sequence[int]) 
 
 
 def measured(session: Session, folder: Path, seed: int) -> dict[str, dict]:
-    """Top-1 before, and of what the criterion chooses among the layers of `improve`, its maps, and its fits to the
-    output, of which the choice is written to the folder."""
+    """Top-1 before, and of what the criterion chooses among the layers of `improve` and its fits to the output, of which
+    the choice is written to the folder."""
     side = session.sides["before"]
     last = LastLayer(side.model.eval(), input_size(side.processor))
     own = Layer(*(values.double().numpy() for values in (last.weight, last.bias)))
@@ -83,7 +83,7 @@ def measured(session: Session, folder: Path, seed: int) -> dict[str, dict]:
     tests = {name: outputs(name, load_split(name, TEST_IMAGES, seed), 0) for name in TESTS}
     layers = dict(new_layers(own, train, last.has_bias))
     made = {"before": top1(tests, own, training_classes(seed))}
-    for title, kind in {"as `improve`": "", "map": "map", "fit to the output": "output"}.items():
+    for title, kind in {"as `improve`": "", "fit to the output": "output"}.items():
         of_kind = {name: layer for name, layer in layers.items() if name.partition(", penalty")[0].endswith(kind)}
         chosen, name = choose_layer(own, of_kind, selection)
         made[title] = top1(tests, chosen, training_classes(seed)) | {"chosen": name}

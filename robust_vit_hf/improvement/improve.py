@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -139,15 +139,15 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
             candidates = [Candidate(*right, *right)]
         else:
             candidates = _candidates(train, validation, pool, attributes, images, options, notes)
-        before = candidates[0]
-        chosen, choice = choose(candidates, share), ("already_robust" if keeps else "kept", None)
+        before, predicted = candidates[0], images["validation"].predicted
+        chosen, choice = choose(candidates, share, predicted), ("already_robust" if keeps else "kept", None)
         table = candidates_table(candidates, chosen, share)
         write_atomically(session.folder / CANDIDATES_FILE, f"{table.title}:\n\n{table.markdown()}\n")
         section, model_folder = Section("Choice", notes=[f"All candidates are in {CANDIDATES_FILE}."]), None
         (session.folder / VERDICT_FILE).unlink(missing_ok=True)  # after a kill, it must not count for another model
         if chosen is not before:
-            outcome = cross_validated(candidates, validation.sets["validation"].labels, share, options.seed)
-            outcome = replace(outcome, predicted=images["validation"].predicted)
+            labels = validation.sets["validation"].labels
+            outcome = cross_validated(candidates, labels, share, options.seed, predicted)
             choice, section.tables = (outcome.key, outcome), [outcome.table]
             caption = "Top-1 of all candidates on usual and on other backgrounds"
             alt = f"A point for each candidate; {CANDIDATES_FILE} holds the values."

@@ -46,7 +46,7 @@ def inputs(tmp_path_factory):
 def test_a_folder_and_an_object_become_the_same_model(inputs, tmp_path, monkeypatch):
     """By swap alone, whose candidates keep the statistics of the batch norms. The object, which is frozen and in fp64,
     stays as it is."""
-    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[-1])
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, *_: candidates[-1])
     options = [*with_masks(inputs, tmp_path, {".": OBJECT}), "--learning_rate", 3e-4]
     masks, folders = tmp_path / "masks", [tmp_path / name for name in ("out", "object")]
     succeed("improve", *options)
@@ -75,7 +75,7 @@ def test_a_folder_and_an_object_become_the_same_model(inputs, tmp_path, monkeypa
 
 def test_a_model_of_timm_ends_as_one(tmp_path, monkeypatch):
     """With its preprocessing, which is in its `config.json`."""
-    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[-2])
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, *_: candidates[-2])
     of_timm(tmp_path / "model", input_size=[3, 32, 32])
     photos = masked_folder(tmp_path / "photos", 8, 16)
     options = {"max_steps": 2, "learning_rate": 1e-2, "train_batch_size": 4, "effort": "full"}

@@ -31,14 +31,24 @@ def outcome(
 
 
 def test_the_highest_worth_is_chosen():
-    mild, strong = candidate(0.95, 0.5), candidate(0.85, 0.7)
-    assert worth(0.95, 0.5, 0.25) == pytest.approx(0.8375)
-    assert choose([BEFORE, mild, strong], 0.25) is mild  # 0.8375 and 0.8125
-    assert choose([BEFORE, mild, strong], 0.5) is strong  # 0.725 and 0.775
-    assert choose([BEFORE, candidate(0.9, 0.4)], 0.25) is BEFORE  # 0.7875 and 0.775
-    assert choose([BEFORE, candidate(0.9, 0.4)], 0.5) is not BEFORE
+    mild, strong = candidate(0.99, 0.5), candidate(0.95, 0.58)
+    assert worth(0.99, 0.5, 0.25) == pytest.approx(0.8675)
+    assert choose([BEFORE, mild, strong], 0.25) is mild  # 0.8675 and 0.8575
+    assert choose([BEFORE, mild, strong], 0.5) is strong  # 0.745 and 0.765
+    assert choose([BEFORE, candidate(0.97, 0.2)], 0.25) is BEFORE  # 0.7875 and 0.7775
+    assert choose([BEFORE, candidate(0.97, 0.2)], 0.1) is not BEFORE
     first, second = (candidate(0.95, 0.5, weight) for weight in (0.25, 0.5))
     assert choose([BEFORE, first, second], 0.25) is first  # among equals
+
+
+def test_none_that_loses_on_usual_backgrounds_is_chosen():
+    """Whatever it gains on composites, at any share; nor in the folds of the cross-validation."""
+    harmful = candidate(0.94, 0.9)
+    assert choose([BEFORE, harmful], 0.25) is choose([BEFORE, harmful], 1.0) is BEFORE
+    assert choose([BEFORE, harmful, candidate(0.95, 0.4)], 1.0).top1 == (0.95, 0.4)
+    every_fifth = (np.arange(100) % 5 > 0).astype(float)
+    losing = replace(harmful, usual=BEFORE.usual * every_fifth)
+    assert cross_validated([BEFORE, losing], np.zeros(100, int), 1.0).change.mean == 0
 
 
 def test_candidates_are_compared_by_the_probability_of_the_right_class():
@@ -124,8 +134,11 @@ def test_a_certain_loss_is_said_whatever_the_verdict():
     for other in (0.9, 0.05, -0.1):
         assert any("significantly worse: -9.0 [" in sentence for sentence in outcome(-0.09, other).sentences)
     assert not any("significantly" in sentence for sentence in outcome(-0.005, 0.4).sentences)
-    certain = outcome(0.05, -0.3, 0.05)
-    assert certain.key == "better" and "other backgrounds it is significantly worse: -30.0 [" in certain.sentences[-1]
+    certain = outcome(0.05, -0.3, 0.05)  # the change at the share is above 0, and contradicted
+    assert certain.change.low > 0 and outcome(-0.05, 0.9).change.low > 0
+    assert certain.key == outcome(-0.05, 0.9).key == "inconclusive"
+    assert "other backgrounds it is significantly worse: -30.0 [" in certain.sentences[-2]
+    assert certain.sentences[-1] == "Keep your model: the gain and the loss contradict each other."
     without_labels = replace(outcome(-0.09, 0.9), predicted=True).sentences
     assert without_labels[-1] == "On usual backgrounds, 9.0 % of its predictions are not those of your model."
     assert not any("significantly" in sentence for sentence in without_labels)

@@ -74,7 +74,7 @@ def test_images_that_cannot_tell_are_refused_before_any_training(inputs, tmp_pat
 def test_images_without_classes(inputs, tmp_path, monkeypatch):
     """Right is what the model predicts for the original image, so no new model is worse on these. No training image
     is a validation image."""
-    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[-1])
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, *_: candidates[-1])
     for path in (inputs / "photos").rglob("[0-3].jpg"):
         copy = tmp_path / "photos" / path.relative_to(inputs / "photos").parts[0] / f"{path.parent.name}-{path.name}"
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def test_images_without_classes(inputs, tmp_path, monkeypatch):
 @pytest.mark.parametrize("command", ["diagnose", "improve"])
 def test_a_second_start_decodes_nothing(command, inputs, tmp_path, monkeypatch, caplog):
     """Except the pictures of the report. Masks and predictions are read again."""
-    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[-1])
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, *_: candidates[-1])
     for pictures in ("diagnosis.diagnose.composed_images", "evaluation.accuracy.write_before_after"):
         monkeypatch.setattr(f"robust_vit_hf.{pictures}", lambda *_: [])
     for path in (inputs / "photos").glob("*/[bc][ai]r*/[0-3].jpg"):  # of two of four classes

@@ -18,7 +18,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from robust_vit_hf.evaluation.accuracy import worse_classes
 from robust_vit_hf.hub.upload import model_files
-from robust_vit_hf.improvement.candidates import INTERPOLATION_WEIGHTS, MAP_PENALTIES
+from robust_vit_hf.improvement.candidates import FIT_PENALTIES, INTERPOLATION_WEIGHTS
 from robust_vit_hf.improvement.choice import OUTCOMES, cross_validated, resolution
 from robust_vit_hf.improvement.improve import _estimate
 from robust_vit_hf.improvement.options import ImproveOptions
@@ -63,7 +63,7 @@ def test_the_folder_is_a_model_with_its_evidence(inputs, improved):
     main = page.partition("<main>")[2]
     order = ("Top-1 on the validation images", "Top-1 of all candidates", "Objects on other backgrounds", "ECE before")
     places = [main.index(text) for text in order]
-    assert places == sorted(places) and "map, penalty" not in main
+    assert places == sorted(places) and "layer fitted" not in main
     assert len(printed.splitlines()) <= 25 and printed.count("| usual backgrounds |") == 1
     assert "candidates" not in printed.replace("candidates.md", "") and "ECE before" not in printed
     assert (folder / "report.html").is_file() and (folder / "diagnosis" / "strip.png").is_file()
@@ -71,7 +71,7 @@ def test_the_folder_is_a_model_with_its_evidence(inputs, improved):
     assert (trained / "model.safetensors").is_file() and not any(trained.glob("checkpoint-*"))
     table, name = (folder / "candidates.md").read_text(), "finetuned by swap from the new layer, learning rate 0.003"
     assert table.count(f"| {name}, 30 steps |") == len(INTERPOLATION_WEIGHTS) and "| original |" in table
-    assert table.count("| map, penalty") == len(MAP_PENALTIES) * len(INTERPOLATION_WEIGHTS)
+    assert table.count("| layer fitted to the ") == 2 * len(FIT_PENALTIES) * len(INTERPOLATION_WEIGHTS)
     assert table.count("| chosen |") == 1
 
 
@@ -101,7 +101,7 @@ def check_predictions(folder: Path, inputs: Path) -> None:
 
 
 def test_in_half_precision_the_model_is_the_one_of_the_report(inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[-1])
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, *_: candidates[-1])
     succeed("improve", *options_of(inputs, folder := tmp_path / "better")[:-1], "quick", "--bf16")
     assert {weight.dtype for weight in load_file(folder / "model.safetensors").values()} == {torch.float32}
     with torch.autocast("cpu", torch.bfloat16):
@@ -152,8 +152,8 @@ def test_another_share_chooses_anew_and_trains_nothing(inputs, improved, tmp_pat
     shutil.copytree(improved[0], tmp_path / "better")
     monkeypatch.setattr(RobustViTTrainer, "train", lambda *_, **__: pytest.fail("trained"))
     name, run = "interpolation weight of the finetuned weights", tmp_path / "better" / "run.json"
-    number = -2 if json.loads(run.read_text())["training"].get(name) == "1" else -1  # which was not written
-    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[number])
+    number = -2 if json.loads(run.read_text())["training"].get(name) == "0.5" else -1  # which was not written
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, *_: candidates[number])
     options = [*options_of(inputs, tmp_path / "better"), "--other_backgrounds", 0.5]
     assert "50 % other backgrounds" in succeed("improve", *options)
     assert json.loads((tmp_path / "better" / "verdict.json").read_text())["share"] == 0.5
@@ -167,7 +167,7 @@ def test_the_model_is_the_one_that_is_chosen_now(inputs, quick, tmp_path, monkey
     options = [*options_of(inputs, folder)[:-1], "quick"]
 
     def improved_by(number: int) -> str:
-        monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[number])
+        monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, *_: candidates[number])
         return succeed("improve", *options)
 
     def killed(*_):
@@ -230,18 +230,18 @@ def test_the_page_and_the_card_tell_what_stands_in_the_way(inputs, tmp_path, mon
     """Images that are left out, and classes that got worse; also in a card that is made again."""
     measure, seeds = "robust_vit_hf.improvement.improve.cross_validated", []
     monkeypatch.setattr(measure, lambda *given: seeds.append(given[3:]) or cross_validated(*given))
-    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[-2])
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, *_: candidates[-2])
     options = with_masks(inputs, tmp_path, {".": OBJECT})
     options += ["--max_steps", 1, "--train_batch_size", 8, "--learning_rate", 0.1]
     for path in (tmp_path / "masks").glob("*/dot/1.png"):  # of which one is among the eight images of a step
         save(Image.new("L", Image.open(path).size), path)
     succeed("improve", *options)
     left_out = "split,file,reason\ntrain,dot/1.jpg,mask is empty\nvalidation,dot/1.jpg,mask is empty\n"
-    assert seeds == [(SEED,)] and (tmp_path / "out" / "left_out.csv").read_text() == left_out
+    assert seeds == [(SEED, False)] and (tmp_path / "out" / "left_out.csv").read_text() == left_out
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["training"]["interpolation weight of the finetuned weights"] == f"{INTERPOLATION_WEIGHTS[-2]:g}"
     assert run["training"]["method"] == "swap"
-    layer = "layer fitted to the label, penalty 1e-06, interpolation weight 0.75"
+    layer = "layer fitted to the label, penalty 1e-06, interpolation weight 0.5"
     assert run["training"]["last layer at the start"] == layer
     assert run["weights"] == weights_digest(AutoModelForImageClassification.from_pretrained(tmp_path / "out"))
     notes = json.loads((tmp_path / "out" / "verdict.json").read_text())["notes"]
@@ -271,7 +271,7 @@ def test_a_model_without_a_last_layer_is_finetuned_alone(inputs, tmp_path, monke
     assert "| finetuned by swap, " in candidates and "layer" not in candidates
 
 
-@pytest.mark.parametrize("effort, own, other", [("quick", 928, "full: 8992"), ("full", 8992, "quick: 928")])
+@pytest.mark.parametrize("effort, own, other", [("quick", 928, "full: 8800"), ("full", 8800, "quick: 928")])
 def test_the_estimate_is_of_all_passes(effort, own, other, tmp_path, monkeypatch):
     """Of an image, and of a mask, a minute each."""
     clock = SimpleNamespace(perf_counter=iter(range(0, 10**6, 8 * 60)).__next__)
@@ -283,9 +283,9 @@ def test_the_estimate_is_of_all_passes(effort, own, other, tmp_path, monkeypatch
     options = ImproveOptions(model="m", dataset="d", output_dir=tmp_path, masks="tokencut", effort=effort)
     session = session_of({"before": tiny_vit()}, {})
     # Two models in 15 conditions, and composites of validation and training images, 5 and 12 each. A training of 240
-    # steps of 8 images, each as long as 4 passes, of which 4 interpolation weights are measured.
+    # steps of 8 images, each as long as 4 passes, of which 2 interpolation weights are measured.
     composed = 2 * 15 * 16 + 6 * 16 + 13 * 24 + 24 + 16
-    assert composed == 928 and composed + 4 * 240 * 8 + 4 * 6 * 16 == 8992
+    assert composed == 928 and composed + 4 * 240 * 8 + 2 * 6 * 16 == 8800
     text = _estimate(session, images, options)
     assert text.startswith(f"about {own} min in all; --effort {other} min")
     # Without what an earlier start has computed: the masks of ten images, and the features, 10 + 6 * 16 + 13 * 24.
@@ -345,7 +345,7 @@ def test_backgrounds_that_were_edited_are_others(inputs, tmp_path):
 def test_only_a_better_model_is_where_it_is_loaded_from(outcome, place, inputs, quick, tmp_path, monkeypatch):
     folder = shutil.copytree(quick, tmp_path / "better")
     monkeypatch.setattr("robust_vit_hf.improvement.choice.Outcome.key", outcome)
-    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[-1])
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, *_: candidates[-1])
     printed = succeed("improve", *options_of(inputs, folder)[:-1], "quick")
     assert [path.parent for path in folder.rglob("model.safetensors") if "cache" not in path.parts] == [folder / place]
     assert (folder / place / "README.md").is_file() and (folder / "report.html").is_file()

@@ -153,7 +153,7 @@ def test_evaluate_and_improve_a_zero_shot_classifier(classifier, tmp_path, monke
     assert row["top1_before"] == (model(pixel_values).logits.argmax(1) == torch.tensor(rows["label"])).float().mean()
     assert row["mean_iou_before"] > 0
     monkeypatch.setattr("robust_vit_hf.diagnosis.verdict.Diagnosis.verdict", "partly")
-    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, share: candidates[-1])
+    monkeypatch.setattr("robust_vit_hf.improvement.improve.choose", lambda candidates, *_: candidates[-1])
     monkeypatch.setattr("robust_vit_hf.improvement.improve.START", None)  # the training begins with the original
     monkeypatch.setattr("robust_vit_hf.improvement.choice.Outcome.key", "better")
     settings = "--max_steps 1 --learning_rate 1e-3 --train_batch_size 4 --effort full".split()
