@@ -52,7 +52,8 @@ def _chosen(candidates: Sequence[Candidate], share: float, predicted: bool, coun
     ]
     with np.errstate(invalid="ignore"):
         means = [_means(counts, np.stack(of_candidates)) for of_candidates in zip(*values, strict=True)]
-        usual, (top1, probability) = means[0].round(9), (worth(*of, share).round(9) for of in (means[:2], means[2:]))
+        top1, probability = (worth(one, other, share).round(9) for one, other in (means[:2], means[2:]))
+        usual = means[0].round(9)
         probability[(top1 < top1[:, :1]) | ((usual < usual[:, :1]) & (not predicted))] = -1.0
     return np.nan_to_num(probability, nan=-1.0).argmax(axis=1)
 
