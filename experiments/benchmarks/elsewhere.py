@@ -1,7 +1,11 @@
 """Photographs that were taken elsewhere: BAR (Biased Action Recognition, https://github.com/alinlab/BAR).
 
 In its training photographs, each of six actions happens at one place: climbing on rock, diving under water, and so on.
-In its test photographs, it happens elsewhere. Nothing is pasted. This run used one commit:
+In its test photographs, it happens elsewhere. Nothing is pasted.
+
+    python -m experiments elsewhere measure --root runs/bar
+
+with the steps `prepare` and `models` before it. This run used one commit of BAR:
 
     git clone https://github.com/alinlab/BAR && git -C BAR checkout 1364b0a77f64e3d885db3f9c0eb0b1d837cad549
 

@@ -133,7 +133,27 @@ def in_short() -> str:
     )
 
 
+def elsewhere() -> str:
+    """Top-1 on BAR, in which each class counts the same, at the usual places and elsewhere, by model and arm."""
+    rows = []
+    for model, arms in sorted(benchmark("elsewhere").items()):
+        top1 = {}
+        for arm, found in arms.items():
+            shares = [[right / count for right, count in found[place].values()] for place in ("aligned", "a")]
+            top1[arm] = [100 * sum(of) / len(of) for of in shares]
+            if arm == "original":
+                continue
+            changes = (f"{old:.1f} → {new:.1f}" for old, new in zip(top1["original"], top1[arm], strict=True))
+            said = str(Difference(**found["other"])) if "other" in found else "–"
+            kind, seed = model.split("-")
+            name = {"vit": "DINOv2-S", "cnn": "EfficientNet-Lite0"}[kind]
+            rows.append([f"{name}, seed {seed}", arm.replace("quick", "`improve`").replace("_", " "), *changes, said])
+    head = ["model", "changed by", "usual places", "elsewhere", "said of other backgrounds, by composites"]
+    return Table("", head, rows).markdown()
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
+    "photographs taken elsewhere": elsewhere,
     "masks of photographs": masks,
     "class maps": class_maps,
     "verdicts of photographs": verdicts,
