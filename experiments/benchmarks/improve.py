@@ -309,7 +309,11 @@ def run_arm(arm: str, model: Path, photographs: Path, improved: Path, folder: Pa
         features = compute_features(train, validation)
         alone = replace(features.train, mixed=features.train.original[:, None])
         facts = {"finetuned_from": "", "dataset": "", "masks": "", "protocol": session.protocol}
-        layers = layer_candidates(side, features._replace(train=alone), facts | {"folder": folder})
+        layers = layer_candidates(
+            side,
+            features._replace(train=alone, train_unusual=np.zeros(len(alone.labels), bool)),
+            facts | {"folder": folder},
+        )
         outputs_of = partial(composite_outputs, session=validation, count=VALIDATION_COMPOSITES, edit=MOVED)
         rows, trainings = images["train"].rows, [(options, {"method": "swap" if arm == "swap" else "finetune"})]
         if arm in RELEVANCE_WEIGHTS:
@@ -319,8 +323,9 @@ def run_arm(arm: str, model: Path, photographs: Path, improved: Path, folder: Pa
         for of_training, settings in trainings:
             training = Finetuning(cache, side, rows, outputs_of, of_training, facts, settings)
             candidates += training.candidates(notes)
-        candidates = [candidate.beside(candidates[0]) for candidate in candidates]
-        chosen = choose(candidates, options.other_backgrounds)
+        unusual = features.validation_unusual
+        candidates = [replace(of.beside(candidates[0]), unusual_background=unusual) for of in candidates]
+        chosen = choose(candidates, options.shares[-1])
         if chosen is not candidates[0]:
             write_candidate(chosen, candidates[0], validation, folder)
     return {"seconds": round(time.time() - started), "chosen": str(chosen)}

@@ -169,6 +169,7 @@ class Outputs:
         labels: `(N,)` int64.
         classes: numbers of the classes among which the highest logit is the prediction; `None` for all.
         covered: `(N, 1, D)` fp32, of a composite with [`COVERED`]; `None` without.
+        backgrounds: `(N, D)` fp32, of images with only their background; NaN where the mask is in doubt. Not mapped.
     """
 
     original: np.ndarray
@@ -176,6 +177,7 @@ class Outputs:
     labels: np.ndarray
     classes: tuple[int, ...] | None = None
     covered: np.ndarray | None = None
+    backgrounds: np.ndarray | None = None
 
     def mapped(self, logits_of: Callable[[np.ndarray], np.ndarray]) -> "Outputs":
         covered = None if self.covered is None else logits_of(self.covered)
@@ -228,7 +230,7 @@ def composite_outputs(
     each attribute, and with [`MOVED`] one with [`COVERED`]. They are saved in the session's cache batch by batch.
 
     Args:
-        layer: the last layer, whose features are returned instead of logits.
+        layer: the last layer, whose features are returned instead of logits, also of the backgrounds alone.
         pool: pictures that are the backgrounds, instead of images of other classes.
         edit: how objects are put on the backgrounds, see [`Composite`].
     """
@@ -248,6 +250,7 @@ def composite_outputs(
     composites += [Composite(name, edit, name) for name in pictures or names]
     composites += [Composite(f"{name}_{attribute}", attribute, name) for attribute in attributes for name in names]
     composites += [Composite(COVERED, COVERED, names[0])] if edit == MOVED else []
+    composites += [Composite("only_bg", "only_bg")] if layer else []
     width = len(session.classes) if layer is None else layer.weight.shape[1]
 
     def outputs_of(batch: Batch, pictures: Pictures, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -278,9 +281,11 @@ def composite_outputs(
         kind, shape = "logits" if layer is None else "features", (len(rows.labels), len(composites), width)
         outputs = session.cache.arrays(kind, shape, batches, **inputs)
     if count:
-        check_composed((~np.isnan(outputs[:, 1:, 0])).sum(), len(outputs), name)
-    mixed = outputs[:, 1 : 1 + count * (1 + len(attributes))]
-    return Outputs(outputs[:, 0], mixed, rows.labels, rows.class_subset, outputs[:, -1:] if edit == MOVED else None)
+        check_composed((~np.isnan(outputs[:, 1 : 1 + count, 0])).sum(), len(outputs), name)
+    last = 1 + count * (1 + len(attributes))
+    covered = outputs[:, last : last + 1] if edit == MOVED else None
+    backgrounds = outputs[:, -1] if layer else None
+    return Outputs(outputs[:, 0], outputs[:, 1:last], rows.labels, rows.class_subset, covered, backgrounds)
 
 
 def edits_digest() -> str:

@@ -19,6 +19,7 @@ from ..evaluation.session import Session, Side
 from ..hub.model_card import describe_model
 from ..models.last_layer import LastLayer
 from ..utils.files import RUN_FILE
+from .unusual import unusual_backgrounds
 
 
 # Of new layers and of finetuned weights. Without 0.75, which was chosen on BAR for 2 of 4 models, and cost them more at home than it gained
@@ -41,6 +42,7 @@ class Candidate:
         build: makes the model, and the contents of the files that are saved with it.
         edited: `(N,)` like `other`, but of the composites with attributes of other images too; without, `None`.
         covered, covered_probability: `(N,)` like `other`, of the composite whose object is covered; 0 without.
+        unusual_background: `(N,)` whether each image has one, see [`~robust_vit_hf.improvement.unusual`].
     """
 
     usual: np.ndarray
@@ -54,6 +56,7 @@ class Candidate:
     edited: np.ndarray | None = None
     covered: np.ndarray | float = 0.0
     covered_probability: np.ndarray | float = 0.0
+    unusual_background: np.ndarray | bool = False
 
     @classmethod
     def of(cls, logits: Outputs, **fields) -> Self:
@@ -66,6 +69,11 @@ class Candidate:
         of_covered = self.covered_probability - before.covered_probability
         probability = _without(self.other_probability, before.other_probability, of_covered)
         return replace(self, other=other, other_probability=probability)
+
+    @property
+    def unusual(self) -> np.ndarray:
+        """`(N,)` like `usual`, of the images with unusual backgrounds; NaN for the others."""
+        return np.where(self.unusual_background, self.usual, np.nan)
 
     @property
     def top1(self) -> tuple[float, float]:
@@ -128,11 +136,14 @@ class Layer(NamedTuple):
 
 
 class Features(NamedTuple):
-    """Inputs of the last layer for the training and validation images and their composites."""
+    """Inputs of the last layer for the training and validation images and their composites, and whether each image has
+    an unusual background `(N,)`."""
 
     last: LastLayer
     train: Outputs
     validation: Outputs
+    train_unusual: np.ndarray
+    validation_unusual: np.ndarray
 
     @property
     def layer(self) -> Layer:
@@ -152,7 +163,7 @@ def compute_features(
     last, (rows,) = LastLayer(side.model.eval(), input_size(side.processor)), train.sets.values()
     of_train = composite_outputs(side, train, training_composites(len(rows.dataset)), last, pool, attributes)
     of_validation = composite_outputs(side, validation, VALIDATION_COMPOSITES, last, attributes=attributes, edit=MOVED)
-    return Features(last, of_train, of_validation)
+    return Features(last, of_train, of_validation, *unusual_backgrounds(of_train, of_validation))
 
 
 def layer_candidates(side: Side, features: Features, facts: Mapping, train: object = None) -> list[Candidate]:
@@ -171,14 +182,20 @@ def layer_candidates(side: Side, features: Features, facts: Mapping, train: obje
         return model, {RUN_FILE: run}
 
     candidates = [Candidate.of(validation.mapped(own.logits))]
-    for name, layer in new_layers(own, features.train, features.last.has_bias):
+    # Images with unusual backgrounds have at least half of the weight (docs/results.md), as groups have in
+    # https://huggingface.co/papers/2204.02937.
+    unusual = features.train_unusual
+    counts = np.where(unusual, max(1.0, (~unusual).sum() / max(1, unusual.sum())), 1.0)
+    for name, layer in new_layers(own, features.train, features.last.has_bias, counts):
         for weight in INTERPOLATION_WEIGHTS:
             made = {"outputs": partial(outputs, layer, weight), "build": partial(build, layer, weight, name)}
             candidates.append(Candidate.of(outputs(layer, weight), name=name, weight=weight, **made))
     return candidates
 
 
-def new_layers(layer: Layer, features: Outputs, has_bias: bool) -> Iterator[tuple[str, Layer]]:
+def new_layers(
+    layer: Layer, features: Outputs, has_bias: bool, counts: np.ndarray | None = None
+) -> Iterator[tuple[str, Layer]]:
     """New layers by name, fitted to the original model's output and to the labels. Fits do not change classes without images, nor the mean logit
     of the others (the gradients of a softmax add up to 0)."""
     classes = np.unique(features.labels)
@@ -188,23 +205,33 @@ def new_layers(layer: Layer, features: Outputs, has_bias: bool) -> Iterator[tupl
     for penalty in FIT_PENALTIES:
         for target, probabilities in {"output": outputs, "label": labels}.items():
             fitted = Layer(*(values.copy() for values in layer))
-            new = fit_layer(part, features, probabilities, penalty, has_bias)
+            new = fit_layer(part, features, probabilities, penalty, has_bias, counts)
             for values, changed in zip(fitted, new, strict=True):
                 values[classes] = changed
             yield f"layer fitted to the {target}, penalty {penalty:g}", fitted
 
 
-def fit_layer(start: Layer, features: Outputs, targets: np.ndarray, penalty: float, has_bias: bool = True) -> Layer:
+def fit_layer(
+    start: Layer,
+    features: Outputs,
+    targets: np.ndarray,
+    penalty: float,
+    has_bias: bool = True,
+    counts: np.ndarray | None = None,
+) -> Layer:
     """Multinomial logistic regression on images and composites, which begins with a given layer, by L-BFGS: the minimum of
 
         Σ weight · cross-entropy(softmax(W f + b), target) + penalty / 2 · (s² ‖W − W₀‖² + ‖b − b₀‖²)
 
     with s² the mean squared norm of the features. Composites have [`COMPOSITES_SHARE`] of the weights. `targets` `(N, C)` are the
-    probabilities for an image and all its composites. The bias is fitted only if `has_bias`."""
+    probabilities for an image and all its composites. The bias is fitted only if `has_bias`. Each image and its
+    composites count as often as `counts` `(N,)` says."""
     known = ~np.isnan(features.mixed[..., 0])
     inputs = np.concatenate([features.original, features.mixed[known]]).astype(float)
-    shares = [(1 - COMPOSITES_SHARE) / len(known), COMPOSITES_SHARE / known.sum()]
-    weights = np.repeat(shares, [len(known), known.sum()])[:, None]
+    of_images = np.ones(len(known)) if counts is None else counts
+    of_composites = np.repeat(of_images, known.sum(axis=1))
+    shares = [(1 - COMPOSITES_SHARE) / of_images.sum(), COMPOSITES_SHARE / of_composites.sum()]
+    weights = np.concatenate([shares[0] * of_images, shares[1] * of_composites])[:, None]
     targets = weights * np.concatenate([targets, np.repeat(targets, known.sum(axis=1), axis=0)])
     first, scale = start.logits(inputs), max(np.sqrt((inputs**2).sum(axis=1).mean()), TINY)
     inputs = np.concatenate([inputs / scale, np.full((len(inputs), 1), float(has_bias))], axis=1)

@@ -38,23 +38,29 @@ def worth(usual: Any, other: Any, share: float) -> Any:
 
 def choose(candidates: Sequence[Candidate], share: float, predicted: bool = False) -> Candidate:
     """The candidate with the highest worth on all validation images; among equals, the first. Candidates are compared by the probability of
-    the right class, which tells more about an image than whether it is right. None is chosen that has a lower top-1 than the original at the share
-    or on usual backgrounds: those that lose there also lost on photographs that were taken elsewhere (docs/results.md). If labels are
-    `predicted` by the original, which is then always right on usual backgrounds, it may be lower there."""
+    the right class, which tells more about an image than whether it is right. None is chosen that has a lower top-1 than the original at the share,
+    on usual backgrounds, or on photographs with unusual backgrounds: those that lose there also lost on photographs that were taken elsewhere
+    (docs/results.md). If labels are `predicted` by the original, which is then always right on photographs, only the share counts."""
     return candidates[int(_chosen(candidates, share, predicted, np.ones((1, len(candidates[0].usual))))[0])]
 
 
 def _chosen(candidates: Sequence[Candidate], share: float, predicted: bool, counts: np.ndarray) -> np.ndarray:
     """Numbers `(R,)` of the candidates with the highest worth, if each image counts as often as `counts` `(R, N)` says."""
     values = [
-        (of.usual, of.other if of.edited is None else of.edited, of.usual_probability, of.other_probability)
+        (
+            of.usual,
+            of.other if of.edited is None else of.edited,
+            of.usual_probability,
+            of.other_probability,
+            of.unusual,
+        )
         for of in candidates
     ]
     with np.errstate(invalid="ignore"):
         means = [_means(counts, np.stack(of_candidates)) for of_candidates in zip(*values, strict=True)]
-        top1, probability = (worth(one, other, share).round(9) for one, other in (means[:2], means[2:]))
-        usual = means[0].round(9)
-        probability[(top1 < top1[:, :1]) | ((usual < usual[:, :1]) & (not predicted))] = -1.0
+        top1, probability = (worth(one, other, share).round(9) for one, other in (means[:2], means[2:4]))
+        for never_lower in [top1] if predicted else [top1, means[0].round(9), means[4].round(9)]:
+            probability[never_lower < never_lower[:, :1]] = -1.0
     return np.nan_to_num(probability, nan=-1.0).argmax(axis=1)
 
 
@@ -65,7 +71,11 @@ def _means(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def cross_validated(
-    candidates: Sequence[Candidate], labels: np.ndarray, share: float, seed: int = 0, predicted: bool = False
+    candidates: Sequence[Candidate],
+    labels: np.ndarray,
+    shares: Sequence[float],
+    seed: int = 0,
+    predicted: bool = False,
 ) -> "Outcome":
     """What choosing among the candidates gains: in each of [`FOLDS`] folds of the images, the candidate that is best on the other folds is
     measured, and the folds are pooled, as in BBC-CV (https://doi.org/10.1007/s10994-018-5714-4). Intervals come from the same procedure,
@@ -73,35 +83,39 @@ def cross_validated(
     count = len(labels)
     # Each class begins in another fold, so that the images of small classes are not all in the first folds.
     folds = (turns_within_classes(labels, seed) + np.unique(labels, return_inverse=True)[1]) % FOLDS
-    usual, other = (np.stack([getattr(of, name) for of in candidates]) for name in ("usual", "other"))
-    known = ~np.isnan(other).any(axis=0)
+    kinds = [np.stack([getattr(of, name) for of in candidates]) for name in ("usual", "other", "unusual")]
     counts = resample(np.ones(count), seed=seed)
-    before, after = np.zeros((2, len(counts), 2))
+    before, after = np.zeros((2, len(counts), len(kinds)))
     for fold in range(FOLDS):
         inside = folds == fold
-        chosen = _chosen(candidates, share, predicted, counts * ~inside)
-        for place, (values, weights) in enumerate(((usual, counts), (np.where(known, other, 0), counts * known))):
-            total = weights.sum(axis=1)
-            before[:, place] += weights[:, inside] @ values[0, inside] / total
-            after[:, place] += (weights[:, inside] * values[chosen][:, inside]).sum(axis=1) / total
-    return Outcome(share, before, after, count, predicted)
+        chosen = _chosen(candidates, shares[-1], predicted, counts * ~inside)
+        for place, values in enumerate(kinds):
+            known = ~np.isnan(values).any(axis=0)
+            weights, values = counts * known, np.where(known, values, 0)
+            with np.errstate(invalid="ignore"):  # a resample may have no photograph with an unusual background
+                total = weights.sum(axis=1)
+                before[:, place] += weights[:, inside] @ values[0, inside] / total
+                after[:, place] += (weights[:, inside] * values[chosen][:, inside]).sum(axis=1) / total
+    return Outcome(tuple(shares), before, after, count, int((~np.isnan(kinds[2][0])).sum()), predicted)
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """Top-1 `before` and `after` on usual and on other backgrounds, each `(1 + R, 2)`: as measured, and on resamples of the `count` images.
-    If their labels are `predicted` by the original model, it is always right on usual backgrounds."""
+    """Top-1 `before` and `after` on usual and on other backgrounds, and on the photographs with unusual backgrounds, each `(1 + R, 3)`: as
+    measured, and on resamples of the `count` images, of which `count_unusual` have unusual backgrounds. The candidate was chosen for the last
+    of `shares`. If labels are `predicted` by the original model, it is always right on photographs."""
 
-    share: float
+    shares: tuple[float, ...]
     before: np.ndarray
     after: np.ndarray
     count: int
+    count_unusual: int = 0
     predicted: bool = False
 
     @cached_property
     def _draws(self) -> tuple[np.ndarray, np.ndarray]:
         """Changes `(1 + R,)` on usual and on other backgrounds; the latter have the error of composites added."""
-        usual, other = (self.after - self.before).T
+        usual, other = (self.after - self.before).T[:2]
         error = np.random.default_rng(1).normal(0, COMPOSITES_ERROR, len(other))
         error[0] = 0
         return usual, other + error
@@ -118,9 +132,23 @@ class Outcome:
         return self._interval(self._draws[1])
 
     @cached_property
+    def unusual(self) -> Difference | None:
+        """Change on the photographs with unusual backgrounds, if there are any."""
+        if not self.count_unusual:
+            return None
+        return Bootstrap((self.after - self.before)[:, 2], self.count_unusual).difference()
+
+    @property
+    def share(self) -> float:
+        return self.shares[-1]
+
+    def change_at(self, share: float) -> Difference:
+        """Change of the worth at a share."""
+        return self._interval(worth(*self._draws, share))
+
+    @cached_property
     def change(self) -> Difference:
-        """Change of the worth at the share."""
-        return self._interval(worth(*self._draws, self.share))
+        return self.change_at(self.share)
 
     @cached_property
     def break_even(self) -> tuple[float, float]:
@@ -134,9 +162,10 @@ class Outcome:
 
     @property
     def key(self) -> str:
-        """`better`, `worse` or `inconclusive`, by the interval of the change at the share. What is significantly worse on usual or on other
-        backgrounds is not `better`."""
-        if self.change.low > 0 and self.other.high >= 0 and (self.predicted or self.usual.high >= 0):
+        """`better`, `worse` or `inconclusive`, by the interval of the change at the share. What is significantly worse on other backgrounds or
+        on photographs, all or those with unusual backgrounds, is not `better`."""
+        photographs = [] if self.predicted else [self.usual, *([self.unusual] if self.unusual else [])]
+        if self.change.low > 0 and all(of.high >= 0 for of in (self.other, *photographs)):
             return "better"
         return "worse" if self.change.high < 0 else "inconclusive"
 
@@ -165,6 +194,9 @@ class Outcome:
             )
         elif self.usual.high < 0:
             sentences.append(f"On usual backgrounds it is significantly worse: {self.usual} points.")
+        if self.unusual and self.unusual.high < 0 and not self.predicted:
+            text = f"On the {self.count_unusual} photographs whose background is unusual for their class"
+            sentences.append(f"{text}, it is significantly worse: {self.unusual} points.")
         if self.other.high < 0:
             sentences.append(f"On other backgrounds it is significantly worse: {self.other} points.")
         if self.key == "inconclusive" and self.change.low > 0:
@@ -188,24 +220,30 @@ class Outcome:
 
     @property
     def table(self) -> Table:
-        """Top-1 before and after on usual and on other backgrounds, and at the share."""
+        """Top-1 before and after on usual, unusual and other backgrounds, and at each share."""
+        named = {"usual backgrounds": (0.0, self.usual), "other backgrounds, composites": (1.0, self.other)}
+        named |= {f"{100 * share:.0f} % other backgrounds": (share, self.change_at(share)) for share in self.shares}
         rows = []
-        for name, share, change in (
-            ("usual backgrounds", 0.0, self.usual),
-            ("other backgrounds", 1.0, self.other),
-            (f"{100 * self.share:.0f} % other backgrounds", self.share, self.change),
-        ):
-            sides = (f"{100 * worth(*of[0], share):.1f}" for of in (self.before, self.after))
+        for name, (share, change) in named.items():
+            sides = (f"{100 * worth(*of[0, :2], share):.1f}" for of in (self.before, self.after))
             rows.append([name, *sides, str(change)])
+        if self.unusual:
+            sides = (f"{100 * of[0, 2]:.1f}" for of in (self.before, self.after))
+            rows.insert(1, [f"unusual backgrounds, {self.count_unusual} photographs", *sides, str(self.unusual)])
         title = "Top-1 on the validation images, in per cent [95 % interval]"
         return Table(title, ["", "before", "after", "change"], rows)
 
     def record(self) -> dict:
         names, sides = ("usual", "other"), {"before": self.before, "after": self.after}
+        unusual = (
+            {} if self.unusual is None else {"unusual": asdict(self.unusual) | {"photographs": self.count_unusual}}
+        )
         return {
             "share": self.share,
-            **{side: dict(zip(names, map(float, values[0]), strict=True)) for side, values in sides.items()},
+            **{side: dict(zip(names, map(float, values[0, :2]), strict=True)) for side, values in sides.items()},
             **{name: asdict(getattr(self, name)) for name in (*names, "change")},
+            **unusual,
+            "changes": {f"{share:g}": asdict(self.change_at(share)) for share in self.shares},
             "break_even": dict(zip(("share", "at_most"), self.break_even, strict=True)),
         }
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -123,7 +123,7 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         if options.only_these_classes:
             session, images = with_these_classes_alone(session, images)
         side = session.sides["before"]
-        share = options.other_backgrounds
+        share = options.shares[-1]
         _say(0, f"{side.name}, {_estimate(session, images, options)}")
         images = with_masks(images, session, options, notes)
         classes = classes_with_images(images, session.classes, notes)
@@ -147,7 +147,7 @@ def run_improvement(options: ImproveOptions, given: Side | None = None) -> Impro
         (session.folder / VERDICT_FILE).unlink(missing_ok=True)  # after a kill, it must not count for another model
         if chosen is not before:
             labels = validation.sets["validation"].labels
-            outcome = cross_validated(candidates, labels, share, options.seed, predicted)
+            outcome = cross_validated(candidates, labels, options.shares, options.seed, predicted)
             choice, section.tables = (outcome.key, outcome), [outcome.table]
             caption = "Top-1 of all candidates on usual and on other backgrounds"
             alt = f"A point for each candidate; {CANDIDATES_FILE} holds the values."
@@ -209,15 +209,19 @@ def _candidates(
     )
     facts = {"finetuned_from": resolve(options.model), "dataset": options.dataset, "protocol": train.protocol}
     facts["masks"], rows = of_train.masks, of_train.rows.select(np.flatnonzero(confirmed(of_train.rows)))
+    unusual: np.ndarray | bool = False
     try:
         features = compute_features(train, validation, pool, attributes)
         candidates = layer_candidates(side, features, facts | {"folder": train.folder}, rows)
+        unusual = features.validation_unusual
     except NoLastLayer as error:
         if options.effort == "quick":
             raise ValueError(
                 f"{error} Give --effort full, which finetunes the model and needs images of all classes."
             ) from error
-        notes.append(f"{error} So the training is the only candidate.")
+        notes.append(
+            f"{error} So the training is the only candidate, and photographs with unusual backgrounds are not found."
+        )
         candidates = [Candidate.of(outputs_of(side))]
     if options.effort == "full":
         if attributes:
@@ -229,7 +233,7 @@ def _candidates(
         finetuning = Finetuning(train.cache, side, rows, outputs_of, options, facts, start=start, inputs=inputs)
         tqdm.write(f"  {finetuning}", file=sys.stderr)
         candidates += finetuning.candidates(notes)
-    return [candidate.beside(candidates[0]) for candidate in candidates]
+    return [replace(candidate.beside(candidates[0]), unusual_background=unusual) for candidate in candidates]
 
 
 def _say(number: int, text: str) -> None:
@@ -269,7 +273,7 @@ def _estimate(session: Session, images: Mapping[str, Images], options: ImproveOp
         seconds += masks * _seconds_per_mask(images["train"], options.mask_method, per_image / fp32)
     quick, of_full = (f"{max(1, (per_image * count + seconds) / 60):.0f} min" for count in (passes, full))
     chosen, other, effort = (of_full, quick, "quick") if options.effort == "full" else (quick, of_full, "full")
-    share, points = options.other_backgrounds, resolution(validation, options.other_backgrounds)
+    share, points = options.shares[-1], resolution(validation, options.shares[-1])
     return (
         f"about {chosen} in all; --effort {effort}: {other}\n  {validation} validation images tell a change of top-1 at "
         f"{100 * share:.0f} % other backgrounds to within about {points:.1f} points."

@@ -9,15 +9,17 @@ from ..utils.files import check_output_dir
 from ..utils.options import COUNT, POSITIVE, SEED, SHARE, option, output_dir
 
 
+SHARES = (0.05, 0.1, 0.25, 0.5)  # of other backgrounds, if the user names none
+
+
 @dataclass(kw_only=True)
 class ImproveOptions(OwnImagesOptions):
     """Make a model decide less by the background, from labelled photographs; masks are made where there are none.
 
     New last layers are fitted to features of the training images and of their objects on other backgrounds; --effort
     full also finetunes all layers with swapped backgrounds. Of these models, your model and interpolations between
-    them, the best on the validation images, for the share of your photographs that will have other backgrounds than
-    usual (--other_backgrounds), is written to the output folder, with its card and report.html. If your model is best,
-    there is only the report.
+    them, the best on composites that loses no top-1 on the validation images is written to the output folder, with its
+    card and report.html, if it is better. If not, there is only the report, and the candidate in `candidates/`.
 
       robust-vit improve --model my-model --dataset photographs --output_dir runs/better
       robust-vit improve --model my-model --dataset photographs --output_dir runs/better --effort full
@@ -30,8 +32,10 @@ class ImproveOptions(OwnImagesOptions):
     hold_out: float = option(
         1 / 3, "share of each class of `train` that is `validation`, if there is none (default: 1/3)", within=SHARE
     )
-    other_backgrounds: float = option(
-        0.25, "share of your photographs that will have other backgrounds than usual", within=SHARE
+    other_backgrounds: float | None = option(
+        None,
+        "share of your photographs that will have other backgrounds than usual (default: the report compares four)",
+        within=SHARE,
     )
     effort: Literal["quick", "full"] = option(
         "quick", "`quick`: only a new last layer; `full`: also finetune all layers, which takes many minutes"
@@ -54,3 +58,8 @@ class ImproveOptions(OwnImagesOptions):
         check_output_dir(self.output_dir, self.dataset, self.mask_folder, self.backgrounds)
         if self.train_batch_size == 1 and self.backgrounds is None:
             raise ValueError("--train_batch_size 1 leaves no background to swap: give 2 or more, or --backgrounds.")
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Shares of other backgrounds that the verdict is about. The model is chosen for the last."""
+        return SHARES if self.other_backgrounds is None else (self.other_backgrounds,)

@@ -13,7 +13,7 @@ from ..helpers.attacks import ATTACKS, Attack, Inputs, Words, copied_at_writes
 from ..helpers.commands import call, files_below, launch_two
 
 
-IMPROVE_OPTIONS = {"--max_steps": 12, "--learning_rate": 3e-3, "--train_batch_size": 4}
+IMPROVE_OPTIONS = {"--other_backgrounds": 0.25, "--max_steps": 12, "--learning_rate": 3e-3, "--train_batch_size": 4}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -90,6 +90,27 @@ def test_the_fit_minimises_its_objective():
     np.testing.assert_allclose(new.bias, expected[1], atol=2e-3)
 
 
+def test_images_with_unusual_backgrounds_have_half_of_the_weight(monkeypatch):
+    """Images count with their composites as often as it is said, which is as if they were there several times."""
+    found, own, counts = features(), layer(), np.where(np.arange(IMAGES) < 4, 9.0, 1.0)
+    targets, rows = np.eye(CLASSES)[found.labels], np.repeat(np.arange(IMAGES), counts.astype(int))
+    again = replace(found, original=found.original[rows], mixed=found.mixed[rows], labels=found.labels[rows])
+    expected, plain = (
+        candidates.fit_layer(own, *of, 0.03).weight for of in ((again, targets[rows]), (found, targets))
+    )
+    new = candidates.fit_layer(own, found, targets, 0.03, True, counts).weight
+    # The scale of the penalty differs a little.
+    assert np.abs(new - expected).max() < 0.02 < 0.1 < np.abs(new - plain).max()
+    given = []
+    monkeypatch.setattr(candidates, "new_layers", lambda *args: given.append(args[-1]) or [])
+    last = SimpleNamespace(weight=torch.from_numpy(own.weight), bias=torch.from_numpy(own.bias), has_bias=True)
+    for number, weight in ((4, 9.0), (0, 1.0), (30, 1.0)):  # never less than the others
+        unusual = np.arange(IMAGES) < number
+        composed = replace(found, mixed=np.repeat(found.mixed, 2, axis=1))
+        candidates.layer_candidates(None, candidates.Features(last, found, composed, unusual, unusual), {})
+        np.testing.assert_array_equal(given.pop(), np.where(unusual, weight, 1.0))
+
+
 @pytest.mark.parametrize("value", [0.0, 3.0])
 def test_features_that_are_the_same_for_all_images_teach_how_common_classes_are(value):
     found = Outputs(np.full((4, SIZE), value), np.full((4, 2, SIZE), value), np.array([0, 1, 1, 1]))
@@ -241,7 +262,7 @@ def test_the_temperature_divides_the_whole_layer(dtype, tmp_path, monkeypatch):
     model, folder = tiny_vit().to(dtype), tmp_path / "model"
     torch.nn.init.normal_(model.classifier.bias)
     session = session_of({"before": model}, {"noise": EvaluationSet.of(masked_dataset(16))})
-    features = candidates.compute_features(session, session)
+    features = candidates.compute_features(session, session)._replace(train_unusual=np.zeros(16, bool))
     before, chosen, *_ = candidates.layer_candidates(session.sides["before"], features, {"folder": folder})
     _, made = next(candidates.new_layers(features.layer, features.train, features.last.has_bias))
     expected = features.layer.interpolated(made, chosen.weight)

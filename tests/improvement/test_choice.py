@@ -27,7 +27,7 @@ def outcome(
     rng = np.random.default_rng(0)
     draws = rng.normal([usual, other], deviations, (1000, 2))
     before = np.tile([0.9, 0.4], (1001, 1))
-    return Outcome(share, before, before + np.concatenate([[[usual, other]], draws]), 200)
+    return Outcome((share,), before, before + np.concatenate([[[usual, other]], draws]), 200)
 
 
 def test_the_highest_worth_is_chosen():
@@ -48,7 +48,7 @@ def test_none_that_loses_on_usual_backgrounds_is_chosen():
     assert choose([BEFORE, harmful, candidate(0.95, 0.4)], 1.0).top1 == (0.95, 0.4)
     every_fifth = (np.arange(100) % 5 > 0).astype(float)
     losing = replace(harmful, usual=BEFORE.usual * every_fifth)
-    assert cross_validated([BEFORE, losing], np.zeros(100, int), 1.0).change.mean == 0
+    assert cross_validated([BEFORE, losing], np.zeros(100, int), (1.0,)).change.mean == 0
 
 
 def test_candidates_are_compared_by_the_probability_of_the_right_class():
@@ -58,7 +58,7 @@ def test_candidates_are_compared_by_the_probability_of_the_right_class():
     unsure, sure = (Candidate(right, right, share * right, share * right, "swap", 1.0) for share in (0.6, 0.9))
     before = Candidate(0 * right, 0 * right, 0 * right, 0 * right)
     assert choose([before, unsure, sure], 0.25) is sure
-    found = cross_validated([before, unsure, sure], np.arange(40), 0.25)
+    found = cross_validated([before, unsure, sure], np.arange(40), (0.25,))
     assert found.usual.mean == found.other.mean == found.change.mean == 0.5
     fewer = replace(sure, usual=np.where(np.arange(40) < 2, 0.0, right))  # an image less than `unsure`, and surer
     assert choose([unsure, fewer], 0.25) is unsure and choose([before, unsure, fewer], 0.25) is fewer
@@ -70,7 +70,7 @@ def test_images_without_composites_count_as_they_are_alone():
     other = np.where(np.arange(100) < 50, 1.0, np.nan)
     none = np.where(np.isnan(other), np.nan, 0.0)
     full, before = Candidate(usual, other, usual, other, "swap", 1.0), Candidate(usual, none, usual, none)
-    found = cross_validated([before, full], np.zeros(100, int), 0.5)
+    found = cross_validated([before, full], np.zeros(100, int), (0.5,))
     assert found.other.mean == 1 and found.usual.mean == 0 and found.change.mean == pytest.approx(0.5)
 
 
@@ -81,7 +81,7 @@ def test_the_folds_that_choose_do_not_measure():
         rng = np.random.default_rng(seed)
         right = (rng.random((41, 100)) < 0.5).astype(float)
         candidates = [Candidate(of, of, of, of, weight=float(number > 0)) for number, of in enumerate(right)]
-        found = cross_validated(candidates, np.arange(100) % 4, 0.25)
+        found = cross_validated(candidates, np.arange(100) % 4, (0.25,))
         gains.append(found.change.mean)
         best = choose(candidates, 0.25)
         looks.append(best.usual.mean() - right[0].mean())
@@ -164,7 +164,7 @@ def test_the_table_has_usual_and_other_backgrounds_and_the_share():
     table = outcome(-0.02, 0.18, 0.5).table
     assert [row[:3] for row in table.rows] == [
         ["usual backgrounds", "90.0", "88.0"],
-        ["other backgrounds", "40.0", "58.0"],
+        ["other backgrounds, composites", "40.0", "58.0"],
         ["50 % other backgrounds", "65.0", "73.0"],
     ]
     assert [row[3].partition(" ")[0] for row in table.rows] == ["-2.0", "+18.0", "+8.0"]
@@ -186,3 +186,36 @@ def test_candidates_are_listed_by_worth_and_drawn():
     assert table.rows[0][4].startswith("+30.0 [+2") and table.rows[2][3].startswith("-45.0 [")
     (axis,) = choice.candidates_figure([BEFORE, costly, chosen], chosen, 0.25).axes
     assert [line.get_xydata().tolist() for line in axis.lines[:3]] == [[[50, 90], [95, 60]], [[95, 30]], [[95, 60]]]
+
+
+def test_photographs_with_unusual_backgrounds_contradict_composites():
+    """A candidate that gains on composites, and as many photographs as it loses, is not chosen if it loses those with
+    unusual backgrounds; nor is it called better if it is significantly worse there."""
+    unusual = np.arange(100) >= 90
+    before = replace(
+        candidate(0.5, 0.3, 0.0), usual=np.where(unusual, 1.0, np.arange(100) < 40), unusual_background=unusual
+    )
+    traded = replace(candidate(0.5, 0.9), unusual_background=unusual)
+    assert before.usual.sum() == traded.usual.sum() == 50 and choose([before, traded], 0.5) is before
+    gaining = replace(candidate(0.5, 0.6), usual=before.usual, unusual_background=unusual)
+    assert choose([before, traded, gaining], 0.5) is gaining
+    assert choose([before, traded], 0.5, predicted=True) is traded
+    found = cross_validated([before, gaining], np.arange(100) % 2, (0.5,))
+    assert found.unusual == Difference(0.0, -0.3, 0.3)  # of ten photographs
+    assert found.table.rows[1][:3] == ["unusual backgrounds, 10 photographs", "100.0", "100.0"]
+    worse = replace(outcome(0.01, 0.4), count_unusual=50)
+    changes = np.concatenate([worse.after, worse.before[:, :1] - 0.2], axis=1)
+    worse = replace(worse, after=changes, before=np.concatenate([worse.before, worse.before[:, :1]], axis=1))
+    assert (worse.unusual.mean, worse.unusual.high) == pytest.approx((-0.2, -0.14)) and worse.key == "inconclusive"
+    assert "50 photographs whose background is unusual for their class, it is significantly worse" in str(
+        worse.sentences
+    )
+    assert replace(worse, count_unusual=0).key == "better"
+
+
+def test_without_a_share_the_verdict_compares_four():
+    found = replace(outcome(-0.02, 0.4), shares=(0.05, 0.1, 0.25, 0.5))
+    changes = {row[0]: row[-1].split()[0] for row in found.table.rows}
+    assert changes["5 % other backgrounds"] == "+0.1" and changes["50 % other backgrounds"] == "+19.0"
+    assert found.share == 0.5 and found.change == found.change_at(0.5)
+    assert found.record()["changes"]["0.1"]["mean"] == pytest.approx(0.022)

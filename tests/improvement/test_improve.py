@@ -141,7 +141,7 @@ def test_pictures_are_the_backgrounds_of_new_layers(inputs, quick, tmp_path):
     names = [{path.name for path in (of / "cache").glob("features-*.float32")} for of in (quick, tmp_path / "out")]
     (own,), (given,) = names[0] - names[1], names[1] - names[0]  # of the training images, and not of the others
     own, given = (
-        np.fromfile(of / "cache" / name, np.float32).reshape(24, 13, -1)
+        np.fromfile(of / "cache" / name, np.float32).reshape(24, 14, -1)
         for of, name in ((quick, own), (tmp_path / "out", given))
     )
     assert np.array_equal(own[:, 0], given[:, 0])
@@ -263,10 +263,10 @@ def test_a_model_without_a_last_layer_is_finetuned_alone(inputs, tmp_path, monke
     refused, done = call("improve", *options, "--effort", "quick"), call("improve", *options)
     assert "linear layer. Give --effort full" in refused.error and done.status == 0
     for result, other in ((refused, "full"), (done, "quick")):  # as both efforts say first
-        told = f"to within about {resolution(32, 0.25):.1f} points"
+        told = f"to within about {resolution(32, 0.5):.1f} points"
         assert re.search(rf"min in all; --effort {other}: \d+ min\n  32 validation images .* {told}", result.err)
     notes = json.loads((tmp_path / "out" / "verdict.json").read_text())["notes"]
-    assert "The logits are not those of a linear layer. So the training is the only candidate." in notes
+    assert any("not those of a linear layer. So the training is the only candidate, and" in note for note in notes)
     candidates = (tmp_path / "out" / "candidates.md").read_text()
     assert "| finetuned by swap, " in candidates and "layer" not in candidates
 
