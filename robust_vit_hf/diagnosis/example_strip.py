@@ -21,7 +21,7 @@ from ..evaluation.other_backgrounds import KINDS, WithDonors, composites_of
 from ..evaluation.session import Session, TransformedRows
 from ..utils.files import atomic_file
 from ..utils.images import plain, to_webp
-from .verdict import MAP_MEASURES, AttributeDiagnosis, Diagnosis
+from .verdict import MAP_MEASURES, AttributeDiagnosis, Diagnosis, outcomes
 
 
 NUM_EXAMPLES = 6  # images in the strip
@@ -98,8 +98,9 @@ def composed_images(
 
 
 def taken_rows(diagnosis: Diagnosis) -> list[int]:
-    values = diagnosis.values
-    taken = (values["donor_rate"] == 1) & (values["original"] == 1) & (values["mixed_same"] == 1)
+    values, columns = diagnosis.values, diagnosis.columns  # those of the first donors, which are shown
+    taken = ~np.isnan(values["donor_rate"]) & np.equal(columns["mixed_rand"], columns["donor_class"])
+    taken &= (values["original"] == 1) & (outcomes(columns, "mixed_same") == 1)
     rows = np.flatnonzero(taken)
     on_object = next(values[name] for name in MAP_MEASURES if name in values)
     return rows[np.argsort(on_object[rows], kind="stable")][:NUM_TAKEN].tolist()

@@ -108,7 +108,7 @@ class CrossValidatedProbe(Measurement):
             accepted = [rows.accepted[member] for member in members]
             held_out = replace(rows, dataset=rows.dataset.select(members), accepted=accepted)
             table = self.of_fold.measure(side, held_out, session, f"{title}, fold {fold + 1}").set_index(members)
-            for name in ("donor_same", "donor_rand"):
+            for name in table.columns[table.columns.str.match("donor_(same|rand)")]:
                 table[name] = np.where(table[name] >= 0, members[table[name]], -1)
             table["background"] = F.linear(torch.from_numpy(features[members, 1]), *fitted[1]).argmax(dim=1).numpy()
             parts.append(table.assign(fold=fold))

@@ -13,6 +13,7 @@ from scipy.stats import beta
 
 from ..data.background_edits import ATTRIBUTES, CONDITIONS
 from ..data.find_images import Images
+from ..evaluation.other_backgrounds import KINDS
 from ..evaluation.session import Session, write_results_json
 from ..metrics.robust_accuracy import ranks
 from ..results.html_page import PAGE_FILE, Section
@@ -137,13 +138,15 @@ def image_table(diagnoses: Mapping[str, Diagnosis]) -> pd.DataFrame:
     names = dict(enumerate(first.class_names))  # -1, of images that could not be composed, has no name
     images = [*map(str, first.columns.get("image", range(len(first.columns["label"]))))]
     table: dict[str, object] = {"image": images, "label": [names[label] for label in first.columns["label"]]}
-    for donor in ("donor_same", "donor_rand"):
-        table[donor] = [images[row] if row >= 0 else None for row in first.columns[donor]]
-    table["donor_class"] = [names.get(label) for label in first.columns["donor_class"]]
+    for end in first.donors:
+        for donor in (f"donor_same{end}", f"donor_rand{end}"):
+            table[donor] = [images[row] if row >= 0 else None for row in first.columns[donor]]
+        table[f"donor_class{end}"] = [names.get(label) for label in first.columns[f"donor_class{end}"]]
     table["object_share"] = first.columns["object_share"]
     table["confirmed"] = trusted_masks(first.columns)
     for side, diagnosis in diagnoses.items():
         predicted = [name for name in (*CONDITIONS, "background") if name in diagnosis.columns]
+        predicted += [f"mixed_{kind}{end}" for end in first.donors[1:] for kind in KINDS]
         table |= {f"{side}_{name}": [names.get(best) for best in diagnosis.columns[name]] for name in predicted}
         of_map = next(name for name in MAP_MEASURES if name in diagnosis.columns)
         table[f"{side}_{of_map}"] = diagnosis.columns[of_map]

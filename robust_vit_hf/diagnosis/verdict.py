@@ -17,6 +17,7 @@ from ..results.tables import Table, object_focus
 
 # Bounds of the verdict, as fractions of the images.
 LARGE, SMALL = 0.25, 0.05
+NAMED = 0.02  # least gap of an attribute that is named, as a fraction of the images
 # Standard deviation of the estimate minus top-1 on truly random backgrounds, without that of the samples
 # (docs/results.md).
 ESTIMATE_ERROR = 0.08
@@ -83,25 +84,37 @@ class Diagnosis:
     with_doubts: bool = False  # whether images whose mask is in doubt count too
 
     @cached_property
+    def donors(self) -> list[str]:
+        """Ends of the names of each donor's columns, see [`~robust_vit_hf.evaluation.other_backgrounds.of_donor`]."""
+        return [name.removeprefix("donor_class") for name in self.columns if name.startswith("donor_class")]
+
+    @cached_property
     def values(self) -> dict[str, np.ndarray]:
-        """Values `(N,)` of each measure except Object Focus; NaN for images that do not count: without object,
+        """Values `(N,)` of each measure except Object Focus, means over the donors of an image; NaN for images that do not count: without object,
         background or donor, or with a mask in doubt, unless `with_doubts`. By chance, a wrong prediction among the K
         classes is the donor's class with probability 1 / (K − 1), and one for `only_bg` is right with the frequency of
         its class."""
         labels, share = (np.asarray(self.columns[name]) for name in ("label", "object_share"))
         classes, counts = np.unique(labels, return_counts=True)
         values = {name: outcomes(self.columns, name) for name in (*CONDITIONS, "background") if name in self.columns}
+        by_donor = {
+            name: [outcomes(self.columns, name + end) for end in self.donors] for name in ("mixed_same", "mixed_rand")
+        }
+        values |= {name: _mean(of) for name, of in by_donor.items()}
         if not self.with_doubts:
             for name in values.keys() - {"original"}:
                 values[name][~trusted_masks(self.columns)] = np.nan
         known = {name: ~np.isnan(of_images) for name, of_images in values.items()}
         values["composing"] = values["original"] - values["mixed_same"]
         values["bg_gap"] = values["mixed_same"] - values["mixed_rand"]
-        mixed = np.asarray(self.columns["mixed_rand"])
-        by_chance = (np.isin(mixed, classes) & (mixed != labels)) / (len(classes) - 1)
-        taken = mixed == np.asarray(self.columns["donor_class"])
-        for name, of_donor in {"donor_rate": taken, "donor_chance": by_chance}.items():
-            values[name] = np.where(known["mixed_rand"], of_donor, np.nan)
+        for name in ("donor_rate", "donor_chance"):
+            of_donors = []
+            for end, right in zip(self.donors, by_donor["mixed_rand"], strict=True):
+                mixed = np.asarray(self.columns[f"mixed_rand{end}"])
+                by_chance = (np.isin(mixed, classes) & (mixed != labels)) / (len(classes) - 1)
+                taken = mixed == np.asarray(self.columns[f"donor_class{end}"])
+                of_donors.append(np.where(np.isnan(right), np.nan, taken if name == "donor_rate" else by_chance))
+            values[name] = np.where(known["mixed_rand"], _mean(of_donors), np.nan)
         values["donor_excess"] = values["donor_rate"] - values["donor_chance"]
         frequency = dict(zip(classes.tolist(), (counts / len(labels)).tolist(), strict=True))
         for name in [name for name in ("only_bg", "background") if name in known]:
@@ -218,7 +231,24 @@ class Diagnosis:
 
     def by_pair(self) -> list[dict[str, int]]:
         """How often objects were predicted as the class of their background (`as_donor`), the most frequent first."""
-        return pairs_of(self.columns, self.values["donor_rate"])
+        counts, tables = ~np.isnan(self.values["donor_rate"]), []
+        for end in self.donors:
+            names = {
+                "label": "label",
+                "original": "original",
+                "mixed": f"mixed_rand{end}",
+                "donor_class": f"donor_class{end}",
+            }
+            table = pd.DataFrame({name: np.asarray(self.columns[of]) for name, of in names.items()})
+            taken = table["mixed"] == table["donor_class"]
+            tables.append(table.assign(as_donor=taken.where(counts & (table["mixed"] >= 0))))
+        table = pd.concat(tables)
+        return pairs_of(table, table["as_donor"].to_numpy(float))
+
+
+def _mean(of_donors: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean `(N,)` over donors; NaN for images without any."""
+    return pd.DataFrame(dict(enumerate(of_donors))).mean(axis=1).to_numpy(float, copy=True)
 
 
 def pairs_of(columns: Mapping[str, Sequence], as_donor: np.ndarray) -> list[dict[str, int]]:
@@ -285,10 +315,10 @@ class AttributeDiagnosis:
     @cached_property
     def named(self) -> list[str]:
         """Attributes that the model decides by, the largest shift first: those with a shift significantly above 0,
-        unless the gap is significantly below [`SMALL`], or another attribute explains it."""
+        unless the gap is less than [`NAMED`] or significantly below [`SMALL`], or another attribute explains it."""
         shifted = sorted(self.measures.items(), key=lambda item: -item[1]["shift"].mean)
         shifted = [(name, of["gap"]) for name, of in shifted if of["shift"].low > 0]
-        deciding = [name for name, gap in shifted if gap.mean > 0 and gap.high >= SMALL]
+        deciding = [name for name, gap in shifted if gap.mean >= NAMED and gap.high >= SMALL]
         carried = [(part, whole) for part in deciding for whole in deciding if whole in ATTRIBUTES[part].carries]
         explained = set()
         for part, whole in carried:

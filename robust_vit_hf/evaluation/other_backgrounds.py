@@ -39,6 +39,7 @@ from .sets import EvaluationSet
 
 
 KINDS = ("same", "rand")  # donors of the class of the image, and of another class
+DONORS, MANY_SEEDS = 4, 10_000  # of each kind for an image, and the distance of the seeds that draw them
 DONOR_SEED = 0  # in [`composite_outputs`]
 MOVED, MOVED_SEED = "moved", 1  # the edit [`~robust_vit_hf.data.background_edits.moved`], and the seed of its places
 COVERED = "covered"  # like [`MOVED`], with the object covered by the background around it
@@ -88,9 +89,14 @@ class Composite(NamedTuple):
 
 def composites_of(conditions: Sequence[str] = tuple(CONDITIONS), attributes: Sequence[str] = ()) -> list[Composite]:
     """Composites for these conditions, and for these attributes of donors of each of [`KINDS`]."""
-    donors = {"mixed_same": "same", "mixed_rand": "rand"}  # the other conditions take no background of another image
+    donors = {f"mixed_{kind}": kind for kind in KINDS}  # the other conditions take no background of another image
     edits = [Composite(f"{name}_{kind}", name, kind) for name in attributes for kind in KINDS]
     return [*(Composite(name, name, donors.get(name)) for name in conditions), *edits]
+
+
+def of_donor(number: int) -> str:
+    """End of the names of a donor and its composites: none for the first, then `_1`, `_2`, …"""
+    return f"_{number}" if number else ""
 
 
 class WithDonors(Dataset):
@@ -309,6 +315,7 @@ class Backgrounds(Measurement):
     - `confirmed`, whether the mask is not in doubt;
     - `donor_same` and `donor_rand`, the numbers of the donors, and `donor_class`, the class of `donor_rand`; or -1;
     - `original`, `mixed_same`, …, `border_same`, `border_rand`, …: predicted classes; -1 if there is no such image;
+    - `donor_same_1`, `donor_rand_1`, `donor_class_1`, `mixed_same_1`, `mixed_rand_1`, …: the same of other donors;
     - `border_same_margin`, …: logit of the label minus the logit of `donor_class`; NaN if it is -1;
     - `object_share`, the object's share of the pixels, and `relevance_on_object` or `layercam_on_object`, its share of
       the map of the predicted class in the original image (NaN without `relevance`, and for models without maps).
@@ -320,6 +327,7 @@ class Backgrounds(Measurement):
     attributes: tuple[str, ...] = ()
     relevance: bool = True
     seed: int = 0  # of the donors
+    donors: int = DONORS  # of each kind; attributes take those of the first
 
     def inputs(self) -> dict:
         return super().inputs() | {"edits": edits_digest()}
@@ -327,9 +335,16 @@ class Backgrounds(Measurement):
     def measure(self, side: Side, rows: EvaluationSet, session: Session, title: str) -> pd.DataFrame:
         composites = composites_of(self.conditions, self.attributes)
         edits = len(composites) - len(self.conditions)
-        trusted, kinds = confirmed(rows.dataset), {composite.donor for composite in composites} - {None}
-        drawn = dict(zip(KINDS, draw_donors(rows.labels.tolist(), self.seed, trusted), strict=True))
-        donor_class = np.where(drawn["rand"] >= 0, rows.labels[drawn["rand"]], -1)
+        trusted = confirmed(rows.dataset)
+        drawn, donor_classes = {}, {}
+        for number in range(self.donors):
+            pair = draw_donors(rows.labels.tolist(), self.seed + MANY_SEEDS * number, trusted)
+            drawn |= {kind + of_donor(number): of_kind for kind, of_kind in zip(KINDS, pair, strict=True)}
+            donor_classes[f"donor_class{of_donor(number)}"] = np.where(pair[1] >= 0, rows.labels[pair[1]], -1)
+        donor_class = donor_classes["donor_class"]
+        others = [composite for composite in composites if composite.name.startswith("mixed_")]
+        ends = [of_donor(number) for number in range(1, self.donors)]
+        composites += [Composite(of.name + end, of.edit, f"{of.donor}{end}") for end in ends for of in others]
 
         def outputs_of(batch: Batch, pictures: Pictures, usable: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
             """Values `(B, …)`: predictions, margins, and the object's shares of the pixels and of the map."""
@@ -347,20 +362,22 @@ class Backgrounds(Measurement):
                     logits.append(forward_logits(side.model, picture).float())
             row, device = batch["row"].cpu().numpy(), mask.device
             right, other = (torch.from_numpy(labels[row])[:, None].to(device) for labels in (rows.labels, donor_class))
-            towards = (of.gather(1, right) - of.gather(1, other.clamp_min(0)) for of in logits[len(self.conditions) :])
+            towards = (
+                of.gather(1, right) - of.gather(1, other.clamp_min(0)) for of in logits[len(self.conditions) :][:edits]
+            )
             values = predicted_classes(logits, usable, rows.class_subset)
             values += [margin.where(other >= 0, torch.nan)[:, 0] for margin in towards]
             values += [mask.mean(dim=(1, 2, 3)), inside]
             return logits, torch.stack([value.double() for value in values], dim=1)
 
-        donors = {kind: drawn[kind] for kind in KINDS if kind in kinds}
+        donors = {name: drawn[name] for name in {composite.donor for composite in composites} - {None}}
         batches = composite_pass(side, rows, session, title, composites, donors, outputs_of)
         values = np.concatenate([values for _, values in batches])
         columns = {f"donor_{kind}": of_kind for kind, of_kind in drawn.items()}
-        columns |= {"donor_class": donor_class, "confirmed": trusted}
+        columns |= {**donor_classes, "confirmed": trusted}
         columns |= {composite.name: values[:, place].astype(np.int64) for place, composite in enumerate(composites)}
         margins = values[:, len(composites) : len(composites) + edits].T
-        named = zip(composites[len(self.conditions) :], margins, strict=True)
+        named = zip(composites[len(self.conditions) :][:edits], margins, strict=True)
         columns |= {f"{composite.name}_margin": margin for composite, margin in named}
         of_cam = self.relevance and map_name(side.model) == LAYER_CAM
         on_object = "layercam_on_object" if of_cam else "relevance_on_object"

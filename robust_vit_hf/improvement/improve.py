@@ -261,7 +261,7 @@ def _estimate(session: Session, images: Mapping[str, Images], options: ImproveOp
     entries = [path for path in (options.output_dir / "cache").glob("*") if path.suffix not in (".partial", ".lock")]
     known = [path.name.partition("-")[0] for path in entries]
     composed, of_train = (2 + VALIDATION_COMPOSITES) * validation, (1 + training_composites(train)) * train
-    passes = 15 * validation * max(0, 2 - known.count("backgrounds"))
+    passes = 21 * validation * max(0, 2 - known.count("backgrounds"))
     passes += 0 if "features" in known else composed + of_train
     # A step takes passes of the original and of the model, and a backward pass.
     full = 4 * options.max_steps * options.train_batch_size + len(INTERPOLATION_WEIGHTS) * composed

@@ -305,7 +305,7 @@ def test_nan_logits_of_a_later_batch_name_the_image():
 
     def poison(module, args, output):
         passes.append(output)
-        if len(passes) == 20:  # the third batch
+        if len(passes) == 30:  # the third batch
             output[1] = float("nan")
         return output
 

@@ -38,15 +38,17 @@ def photographs(of_backgrounds: bool) -> datasets.Dataset:
     return datasets.Dataset.from_list(rows, features=FEATURES)
 
 
-@pytest.mark.parametrize(("of_backgrounds", "verdict"), [(True, "decides"), (False, "too few")])
-def test_backgrounds_tell_the_class_or_do_not(of_backgrounds, verdict, monkeypatch):
+@pytest.mark.parametrize(
+    ("of_backgrounds", "likely", "verdict"), [(True, "decides", "decides"), (False, "too few", "no sign")]
+)
+def test_backgrounds_tell_the_class_or_do_not(of_backgrounds, likely, verdict, monkeypatch):
     counts = []
     monkeypatch.setattr(linear_probe, "fit_probe", lambda *given: counts.append(len(given[1])) or fit_probe(*given))
     session = session_of({"before": tiny_vit()}, {"photographs": EvaluationSet.of(photographs(of_backgrounds))})
     session = replace(session, sides={"before": LinearProbe(**vars(session.sides["before"]))})
     found = measure_backgrounds(session)["before"]
     told, excess = found.measures["background"], found.measures["background_excess"]
-    assert found.likely == found.verdict == verdict
+    assert (found.likely, found.verdict) == (likely, verdict)
     if of_backgrounds:
         assert told.mean == 1 and excess.mean == pytest.approx(0.72, abs=0.05)  # three eighths are of one class
         assert "tells the class for 100 %" in found.sentence and "is likely to use it" in found.sentence

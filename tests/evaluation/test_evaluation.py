@@ -14,7 +14,7 @@ from transformers import ViTImageProcessor
 
 from robust_vit_hf import eval_transform, make_image_processor, relevance_map
 from robust_vit_hf.evaluation.accuracy import Accuracy, measure_accuracy, set_result
-from robust_vit_hf.evaluation.other_backgrounds import Backgrounds
+from robust_vit_hf.evaluation.other_backgrounds import DONORS, KINDS, Backgrounds, of_donor
 from robust_vit_hf.evaluation.segment import Attribution
 from robust_vit_hf.evaluation.session import measure, save_predictions
 from robust_vit_hf.evaluation.sets import EvaluationSet, load_evaluation_set
@@ -123,7 +123,9 @@ def test_predictions_under_changes_are_of_the_class_subset():
     rows = replace(EvaluationSet.of(dataset), class_subset=(1, 3))
     session = session_of({"before": tiny_vit()}, {"noise": rows}, passes=(4, 0))
     columns = measure(session, Backgrounds(attributes=("border",)))["noise"]["before"]
-    others = {"image", "accepted", "label", "donor_same", "donor_rand", "confirmed"}
+    others = {"image", "accepted", "label", "confirmed"} | {
+        f"donor_{kind}{of_donor(number)}" for kind in KINDS for number in range(DONORS)
+    }
     others |= {"object_share", "relevance_on_object"}
     for name in {*columns} - others:
         assert name.endswith("margin") or {*np.unique(columns[name])} <= {-1, 1, 3}, name
