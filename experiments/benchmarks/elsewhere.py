@@ -19,7 +19,8 @@ photographs. `graded` trains them on folders in which 0 to 50 % of the photograp
 `a`; the rest tests them). Models with a real bias, and healthy ones, show how often the verdict of `improve` is wrong.
 
 `measure` improves each model by both efforts of `improve`, and a ViT also by the paper's loss with the same masks. It
-writes top-1 of each class on `aligned` and `a` to elsewhere.json, and never reads `b`.
+writes top-1 of each class on `aligned` and `a` to elsewhere.json, and never reads `b`. With `--graded`, it measures the
+models of `graded`, on the photographs of `a` that they were not trained on.
 """
 
 import hashlib
@@ -28,10 +29,12 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
 import datasets
 import torch
+from PIL import Image
 
 from robust_vit_hf import RobustViTConfig, RobustViTTrainer, improve
 from robust_vit_hf.data.copies import clusters
@@ -127,33 +130,39 @@ def make_model(photographs: Path, folder: Path, kind: str, seed: int) -> None:
 
 
 @torch.no_grad()
-def right_by_class(model: Path, photographs: Path) -> dict[str, tuple[int, int]]:
+def right_by_class(model: Path, files: Sequence[Path]) -> dict[str, tuple[int, int]]:
     """How many photographs of each class a model recognises, and how many there are."""
-    loaded, rows = load_model(str(model)).eval(), find_images(str(photographs), "train").labelled().rows
-    names, predicted = rows.features["label"].names, []
-    transform = eval_transform(load_processor(str(model), "model", loaded))
-    for batch in rows.iter(32):
-        logits = loaded(pixel_values=torch.stack(transform({"image": batch["image"]})["pixel_values"])).logits
-        predicted += [loaded.config.id2label[number] for number in logits.argmax(dim=1).tolist()]
-    labels = [names[label] for label in rows.with_format(None)["label"]]
+    loaded = load_model(str(model)).eval()
+    transform, predicted = eval_transform(load_processor(str(model), "model", loaded)), []
+    for first in range(0, len(files), 32):
+        pixels = transform({"image": [Image.open(file) for file in files[first : first + 32]]})["pixel_values"]
+        numbers = loaded(pixel_values=torch.stack(pixels)).logits.argmax(dim=1).tolist()
+        predicted += [loaded.config.id2label[number] for number in numbers]
+    labels = [file.parent.name for file in files]
     right = Counter(label for label, best in zip(labels, predicted, strict=True) if label == best)
-    return {name: (right[name], count) for name, count in Counter(labels).items()}
+    return {name: (right[name], count) for name, count in sorted(Counter(labels).items())}
 
 
-def measured(model: Path, root: Path) -> dict[str, dict[str, tuple[int, int]]]:
-    return {place: right_by_class(model, root / "photographs" / place) for place in ("aligned", "a")}
+def measured(model: Path, root: Path, graded: bool) -> dict[str, dict[str, tuple[int, int]]]:
+    aligned = sorted((root / "photographs" / "aligned").rglob("*.jpg"))
+    places = {"aligned": aligned, "a": [*test_photographs(root, graded)]}
+    return {place: right_by_class(model, files) for place, files in places.items()}
 
 
 def measure(root: Path, name: str, efforts: Sequence[str], weights: Sequence[float]) -> dict[str, dict]:
     """Results of a model by arm: the original, the efforts of `improve`, and the weights of the paper's loss."""
-    model, folder, masks = root / name, root / "improved" / name, root / "masks"
-    results: dict[str, dict] = {"original": measured(model, root)}
+    model, folder, graded = root / name, root / "improved" / name, name.partition("-graded-")[2]
+    photographs = root / (f"graded-{graded}" if graded else "photographs")
+    masks = root / "masks" / photographs.name
+    results: dict[str, dict] = {"original": measured(model, root, bool(graded))}
     if masks.is_dir():  # they do not depend on the model
         shutil.copytree(masks, folder / "masks", dirs_exist_ok=True)
     for effort in efforts:
-        outcome = improve(str(model), str(root / "photographs"), folder, effort=effort)
-        chosen = next(", ".join(row[:2]) for row in outcome.candidates.rows if row[-1] == "chosen")
-        results[effort] = measured(chosen_model(folder) or model, root) | {"chosen": chosen} | outcome.record()
+        outcome = improve(str(model), str(photographs), folder, effort=effort)
+        chosen = next((", ".join(row[:2]) for row in outcome.candidates.rows if row[-1] == "chosen"), "original")
+        results[effort] = (
+            measured(chosen_model(folder) or model, root, bool(graded)) | {"chosen": chosen} | outcome.record()
+        )
         shutil.copytree(folder / "masks", masks, dirs_exist_ok=True)
     for weight in weights:
         rows = find_images(str(masks / "train"), "train").labelled().rows
@@ -165,7 +174,7 @@ def measure(root: Path, name: str, efforts: Sequence[str], weights: Sequence[flo
         trainer = RobustViTTrainer(str(model), config, rows)
         trainer.train()
         trainer.save_model()
-        results[f"relevance_weight {weight:g}"] = measured(Path(config.output_dir), root)
+        results[f"relevance_weight {weight:g}"] = measured(Path(config.output_dir), root, bool(graded))
     return results
 
 
@@ -176,23 +185,25 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[*DEVELOPMENT_SEEDS])
     parser.add_argument("--efforts", nargs="*", default=["quick", "full"], help="of `measure`")
+    parser.add_argument("--graded", action="store_true", help="`measure` the models of `graded`")
     parser.add_argument("--weights", type=float, nargs="*", default=[0.8, 800.0], help="of `measure`, for ViTs")
     arguments = parser.parse_args()
     root = arguments.root
     if arguments.step == "prepare":
         prepare(arguments.bar, root)
         return
-    for seed in arguments.seeds:
-        for kind in ("vit", "cnn"):
-            if arguments.step == "models":
-                make_model(root / "photographs", root / f"{kind}-{seed}", kind, seed)
-                continue
-            if arguments.step == "measure":
-                name, weights = f"{kind}-{seed}", arguments.weights if kind == "vit" else []
-                measured_now = measure(root, name, arguments.efforts, weights)
-                results = read_json(RESULTS) or {}  # another process may have written to it
-                results[name] = results.get(name, {}) | measured_now
-                write_json(RESULTS, results)
-                continue
+    for seed, kind in product(arguments.seeds, ("vit", "cnn")):
+        name = f"{kind}-{seed}"
+        if arguments.step == "models":
+            make_model(root / "photographs", root / name, kind, seed)
+        elif arguments.step == "graded":
             for share in SHARES:
-                make_model(graded_photographs(root, share), root / f"{kind}-{seed}-graded-{share:02}", kind, seed)
+                make_model(graded_photographs(root, share), root / f"{name}-graded-{share:02}", kind, seed)
+        else:
+            names = [f"{name}-graded-{share:02}" for share in SHARES] if arguments.graded else [name]
+            for of in names:
+                weights = arguments.weights if kind == "vit" else []
+                measured_now = measure(root, of, arguments.efforts, weights)
+                results = read_json(RESULTS) or {}  # another process may have written to it
+                results[of] = results.get(of, {}) | measured_now
+                write_json(RESULTS, results)

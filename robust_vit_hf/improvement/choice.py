@@ -23,7 +23,7 @@ COMPOSITES_ERROR = 0.07
 CHANGED = 0.04, 0.3  # typical share of the predictions that change, on usual and on other backgrounds
 OUTCOMES = {
     "better": "Better",
-    "inconclusive": "Inconclusive",
+    "inconclusive": "Inconclusive, so keep your model",
     "worse": "Worse: keep your model",
     "kept": "Keep your model: no candidate was better on the validation images",
     "already_robust": "Keep your model: the background of another class costs it significantly less than 5 points of top-1 on the "
@@ -200,9 +200,9 @@ class Outcome:
         if self.other.high < 0:
             sentences.append(f"On other backgrounds it is significantly worse: {self.other} points.")
         if self.key == "inconclusive" and self.change.low > 0:
-            sentences.append("Keep your model: the gain and the loss contradict each other.")
+            sentences.append("The gain and the loss contradict each other.")
         elif self.key == "inconclusive" and self.change.mean <= 0:
-            sentences.append("Keep your model: on these images, the new one is not better.")
+            sentences.append("On these images, the new one is not better.")
         elif self.key == "inconclusive":
             gain, spread = self.change.mean, NORMAL * float(np.nanstd(worth(*self._draws, self.share)[1:]))
             error = NORMAL * self.share * COMPOSITES_ERROR  # more images do not reduce it

@@ -260,9 +260,9 @@ def _estimate(session: Session, images: Mapping[str, Images], options: ImproveOp
 
     entries = [path for path in (options.output_dir / "cache").glob("*") if path.suffix not in (".partial", ".lock")]
     known = [path.name.partition("-")[0] for path in entries]
-    composed, of_train = (2 + VALIDATION_COMPOSITES) * validation, (1 + training_composites(train)) * train
+    composed, of_train = (2 + VALIDATION_COMPOSITES) * validation, (2 + training_composites(train)) * train
     passes = 21 * validation * max(0, 2 - known.count("backgrounds"))
-    passes += 0 if "features" in known else composed + of_train
+    passes += 0 if "features" in known else composed + validation + of_train
     # A step takes passes of the original and of the model, and a backward pass.
     full = 4 * options.max_steps * options.train_batch_size + len(INTERPOLATION_WEIGHTS) * composed
     full = passes + (0 if "finetuned" in known else full)

@@ -28,7 +28,8 @@ class Interval:
     def shown(self, factor: float = 100, decimals: int = 1) -> str:
         """The interval as text, by default in per cent or points. A difference has its sign."""
         sign = "+" if isinstance(self, Difference) else ""
-        mean, low, high = (f"{factor * value:{sign}.{decimals}f}" for value in (self.mean, self.low, self.high))
+        values = (round(factor * value, decimals) + 0.0 for value in (self.mean, self.low, self.high))  # no -0.0
+        mean, low, high = (f"{value:{sign}.{decimals}f}" for value in values)
         return f"{mean} [{low}, {high}]" if math.isfinite(self.low) else mean
 
     __str__ = shown
@@ -36,7 +37,7 @@ class Interval:
     @property
     def unsigned(self) -> "Interval":
         """The interval of a difference that is called a loss, which has no sign unless it is a gain."""
-        return Interval(self.mean + 0.0, self.low, self.high)  # -0.0 becomes 0.0
+        return Interval(self.mean, self.low, self.high)
 
 
 @dataclass(frozen=True)

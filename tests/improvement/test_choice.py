@@ -138,7 +138,7 @@ def test_a_certain_loss_is_said_whatever_the_verdict():
     assert certain.change.low > 0 and outcome(-0.05, 0.9).change.low > 0
     assert certain.key == outcome(-0.05, 0.9).key == "inconclusive"
     assert "other backgrounds it is significantly worse: -30.0 [" in certain.sentences[-2]
-    assert certain.sentences[-1] == "Keep your model: the gain and the loss contradict each other."
+    assert certain.sentences[-1] == "The gain and the loss contradict each other."
     without_labels = replace(outcome(-0.09, 0.9), predicted=True).sentences
     assert without_labels[-1] == "On usual backgrounds, 9.0 % of its predictions are not those of your model."
     assert not any("significantly" in sentence for sentence in without_labels)
@@ -157,7 +157,7 @@ def test_more_images_are_asked_for_with_the_number_that_would_tell():
     (asked,) = (text for text in outcome(0.04, 0.04, 0.25, (0.02 / 0.75, 0.0)).sentences if "instead of 200" in text)
     assert 650 <= int(asked.split()[1].replace(",", "")) <= 850
     assert outcome(0.03, 0.03, 0.25, (0.02, 0.0)).sentences[-1].startswith("More validation images would not tell")
-    assert outcome(-0.01, 0.01).sentences[-1] == "Keep your model: on these images, the new one is not better."
+    assert outcome(-0.01, 0.01).sentences[-1] == "On these images, the new one is not better."
 
 
 def test_the_table_has_usual_and_other_backgrounds_and_the_share():

@@ -271,7 +271,7 @@ def test_a_model_without_a_last_layer_is_finetuned_alone(inputs, tmp_path, monke
     assert "| finetuned by swap, " in candidates and "layer" not in candidates
 
 
-@pytest.mark.parametrize("effort, own, other", [("quick", 928, "full: 8896"), ("full", 8896, "quick: 928")])
+@pytest.mark.parametrize("effort, own, other", [("quick", 1160, "full: 9128"), ("full", 9128, "quick: 1160")])
 def test_the_estimate_is_of_all_passes(effort, own, other, tmp_path, monkeypatch):
     """Of an image, and of a mask, a minute each."""
     clock = SimpleNamespace(perf_counter=iter(range(0, 10**6, 8 * 60)).__next__)
@@ -282,17 +282,17 @@ def test_the_estimate_is_of_all_passes(effort, own, other, tmp_path, monkeypatch
     images = {role: SimpleNamespace(rows=masked_dataset(size)) for role, size in sizes.items()}
     options = ImproveOptions(model="m", dataset="d", output_dir=tmp_path, masks="tokencut", effort=effort)
     session = session_of({"before": tiny_vit()}, {})
-    # Two models in 15 conditions, and composites of validation and training images, 5 and 12 each. A training of 240
+    # Two models on 21 composites, and features of validation and training images, 7 and 14 each. A training of 240
     # steps of 8 images, each as long as 4 passes, of which 3 interpolation weights are measured.
-    composed = 2 * 15 * 16 + 6 * 16 + 13 * 24 + 24 + 16
-    assert composed == 928 and composed + 4 * 240 * 8 + 3 * 6 * 16 == 8896
+    composed = 2 * 21 * 16 + 7 * 16 + 14 * 24 + 24 + 16
+    assert composed == 1160 and composed + 4 * 240 * 8 + 3 * 6 * 16 == 9128
     text = _estimate(session, images, options)
     assert text.startswith(f"about {own} min in all; --effort {other} min")
-    # Without what an earlier start has computed: the masks of ten images, and the features, 10 + 6 * 16 + 13 * 24.
+    # Without what an earlier start has computed: the masks of ten images, and the features, 10 + 7 * 16 + 14 * 24.
     images["train"].rows.select(range(10)).to_parquet(tmp_path / "masks" / "train" / "rejected" / "train-0-10.parquet")
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "features-1.float32").touch()
-    assert _estimate(session, images, options).startswith(f"about {own - 418} min in all")
+    assert _estimate(session, images, options).startswith(f"about {own - 458} min in all")
 
 
 @pytest.mark.slow
