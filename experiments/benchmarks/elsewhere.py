@@ -18,17 +18,32 @@ out, and listed in left_out.json.
 photographs. `graded` trains them on folders in which 0 to 50 % of the photographs were taken elsewhere (from 60 % of
 `a`; the rest tests them). Models with a real bias, and healthy ones, show how often the verdict of `improve` is wrong.
 
-`measure` improves each model by both efforts of `improve`, and a ViT also by the paper's loss with the same masks. It
-writes top-1 of each class on `aligned` and `a` to elsewhere.json, and never reads `b`. With `--graded`, it measures the
-models of `graded`, on the photographs of `a` that they were not trained on.
+`measure` changes each model by the arms of improve.py, and writes to elsewhere.json which photographs of `aligned` and
+`a` are recognised (`1`), by class and in the order of their names. With `--graded`, it measures the models of `graded`,
+on the photographs of `a` that they were not trained on.
+
+Protocol of the frozen run, written before it (7 December 2026):
+
+    python -m experiments elsewhere models --root runs/bar --seeds 0 1 2 3 4
+    python -m experiments elsewhere measure --root runs/bar --seeds 0 1 2 3 4 --test b --arms original labels_quick
+        reweighted quick shuffled labels swap full paper weight_8 weight_80 squared
+
+- Models: five seeds of each kind that no development used. They are not biased on purpose.
+- Each arm has the same images, interpolation weights and rule of choice, and each training 240 steps of 8 photographs.
+  The rates and weights of the relevance loss are chosen by this rule too, which sees `validation` alone.
+- Measure: top-1 on `b`, in which each class counts the same. `b` is measured once, whatever comes out. If the method
+  changes afterwards, the pages say so.
+- Primary, with Holm's correction for two: `quick` minus `labels_quick` and `full` minus `labels`, over the DINOv2-S.
+  Intervals are over seeds and photographs; photographs of one owner (metadata.json of BAR) are resampled together.
+- Also reported: the same for EfficientNet-Lite0, all arms, each class and the worst one, `aligned`, and how often each
+  outcome is said and is wrong.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
@@ -36,18 +51,19 @@ import datasets
 import torch
 from PIL import Image
 
-from robust_vit_hf import RobustViTConfig, RobustViTTrainer, improve
 from robust_vit_hf.data.copies import clusters
 from robust_vit_hf.data.find_images import find_images
 from robust_vit_hf.data.transforms import eval_transform
 from robust_vit_hf.models.emoji_shift_model import load_backbone
 from robust_vit_hf.models.image_processors import load_processor, make_image_processor
 from robust_vit_hf.models.loading import load_model, with_new_head
+from robust_vit_hf.utils.environment import environment
 from robust_vit_hf.utils.files import read_json, write_json
 
 from ..makers.biased_cnn import load_efficientnet, processor_of
 from ..scripts import chosen_model, script_parser
 from .digits import finetune
+from .improve import ARMS, EFFORTS, RELEVANCE_WEIGHTS, run_arm, run_effort
 
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -111,13 +127,6 @@ def graded_photographs(root: Path, share: int) -> Path:
     return folder
 
 
-def test_photographs(root: Path, graded: bool) -> Iterator[Path]:
-    """Photographs of `a`; without those that graded models were trained on."""
-    for path in sorted((root / "photographs" / "a").rglob("*.jpg")):
-        if not graded or fraction(f"graded {path.name}") >= GRADED:
-            yield path
-
-
 def make_model(photographs: Path, folder: Path, kind: str, seed: int) -> None:
     if (folder / "config.json").is_file():
         return
@@ -130,52 +139,44 @@ def make_model(photographs: Path, folder: Path, kind: str, seed: int) -> None:
 
 
 @torch.no_grad()
-def right_by_class(model: Path, files: Sequence[Path]) -> dict[str, tuple[int, int]]:
-    """How many photographs of each class a model recognises, and how many there are."""
+def right_by_class(model: Path, files: Sequence[Path]) -> dict[str, str]:
+    """Whether a model recognises each photograph (`1`), by class."""
     loaded = load_model(str(model)).eval()
     transform, predicted = eval_transform(load_processor(str(model), "model", loaded)), []
     for first in range(0, len(files), 32):
         pixels = transform({"image": [Image.open(file) for file in files[first : first + 32]]})["pixel_values"]
         numbers = loaded(pixel_values=torch.stack(pixels)).logits.argmax(dim=1).tolist()
         predicted += [loaded.config.id2label[number] for number in numbers]
-    labels = [file.parent.name for file in files]
-    right = Counter(label for label, best in zip(labels, predicted, strict=True) if label == best)
-    return {name: (right[name], count) for name, count in sorted(Counter(labels).items())}
+    right: dict[str, str] = {}
+    for file, best in zip(files, predicted, strict=True):
+        right[file.parent.name] = right.get(file.parent.name, "") + str(int(best == file.parent.name))
+    return right
 
 
-def measured(model: Path, root: Path, graded: bool) -> dict[str, dict[str, tuple[int, int]]]:
-    aligned = sorted((root / "photographs" / "aligned").rglob("*.jpg"))
-    places = {"aligned": aligned, "a": [*test_photographs(root, graded)]}
-    return {place: right_by_class(model, files) for place, files in places.items()}
+def measured(model: Path, root: Path, graded: bool, test: str) -> dict[str, dict[str, str]]:
+    """Top-1 at the usual places and elsewhere, on `test`: `a` or `b`."""
+    files = {place: sorted((root / "photographs" / place).rglob("*.jpg")) for place in ("aligned", test)}
+    if graded:
+        files["a"] = [path for path in files["a"] if fraction(f"graded {path.name}") >= GRADED]
+    return {place: right_by_class(model, of_place) for place, of_place in files.items()}
 
 
-def measure(root: Path, name: str, efforts: Sequence[str], weights: Sequence[float]) -> dict[str, dict]:
-    """Results of a model by arm: the original, the efforts of `improve`, and the weights of the paper's loss."""
-    model, folder, graded = root / name, root / "improved" / name, name.partition("-graded-")[2]
+def measure(root: Path, name: str, arm: str, test: str) -> dict:
+    """Result of an arm on a model, which is in the root by its name."""
+    graded = name.partition("-graded-")[2]
     photographs = root / (f"graded-{graded}" if graded else "photographs")
-    masks = root / "masks" / photographs.name
-    results: dict[str, dict] = {"original": measured(model, root, bool(graded))}
+    improved, masks = root / "improved" / name, root / "masks" / photographs.name
+    if arm == "original":
+        return measured(root / name, root, bool(graded), test)
     if masks.is_dir():  # they do not depend on the model
-        shutil.copytree(masks, folder / "masks", dirs_exist_ok=True)
-    for effort in efforts:
-        outcome = improve(str(model), str(photographs), folder, effort=effort)
-        chosen = next((", ".join(row[:2]) for row in outcome.candidates.rows if row[-1] == "chosen"), "original")
-        results[effort] = (
-            measured(chosen_model(folder) or model, root, bool(graded)) | {"chosen": chosen} | outcome.record()
-        )
-        shutil.copytree(folder / "masks", masks, dirs_exist_ok=True)
-    for weight in weights:
-        rows = find_images(str(masks / "train"), "train").labelled().rows
-        config = RobustViTConfig(
-            str(folder / f"weight-{weight:g}"), relevance_weight=weight, learning_rate=1e-6, max_steps=240,
-            per_device_train_batch_size=8, eval_strategy="no", save_strategy="no", load_best_model_at_end=False,
-            report_to="none", use_cpu=not torch.cuda.is_available(),
-        )  # fmt: skip
-        trainer = RobustViTTrainer(str(model), config, rows)
-        trainer.train()
-        trainer.save_model()
-        results[f"relevance_weight {weight:g}"] = measured(Path(config.output_dir), root, bool(graded))
-    return results
+        shutil.copytree(masks, improved / "masks", dirs_exist_ok=True)
+    if arm in EFFORTS:
+        folder, record = improved, run_effort(arm, root / name, photographs, improved)
+        shutil.copytree(improved / "masks", masks, dirs_exist_ok=True)
+    else:
+        folder = root / "arms" / f"{name}-{arm}"
+        record = run_arm(arm, root / name, photographs, improved, folder)
+    return record | measured(chosen_model(folder) or root / name, root, bool(graded), test)
 
 
 def main() -> None:
@@ -184,9 +185,16 @@ def main() -> None:
     parser.add_argument("--bar", type=Path, help="checkout of BAR, for `prepare`")
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[*DEVELOPMENT_SEEDS])
-    parser.add_argument("--efforts", nargs="*", default=["quick", "full"], help="of `measure`")
     parser.add_argument("--graded", action="store_true", help="`measure` the models of `graded`")
-    parser.add_argument("--weights", type=float, nargs="*", default=[0.8, 800.0], help="of `measure`, for ViTs")
+    parser.add_argument(
+        "--arms",
+        nargs="+",
+        choices=("original", *ARMS),
+        default=("original", *EFFORTS),
+        metavar="ARM",
+        help="of `measure`",
+    )
+    parser.add_argument("--test", choices=("a", "b"), default="a", help="half of BAR's test to `measure` on")
     arguments = parser.parse_args()
     root = arguments.root
     if arguments.step == "prepare":
@@ -201,9 +209,11 @@ def main() -> None:
                 make_model(graded_photographs(root, share), root / f"{name}-graded-{share:02}", kind, seed)
         else:
             names = [f"{name}-graded-{share:02}" for share in SHARES] if arguments.graded else [name]
-            for of in names:
-                weights = arguments.weights if kind == "vit" else []
-                measured_now = measure(root, of, arguments.efforts, weights)
+            for of, arm in product(names, arguments.arms):
+                if kind == "cnn" and arm in RELEVANCE_WEIGHTS:
+                    continue
+                record = measure(root, of, arm, arguments.test) | {"commit": environment()["commit"]}
                 results = read_json(RESULTS) or {}  # another process may have written to it
-                results[of] = results.get(of, {}) | measured_now
+                results[of] = results.get(of, {}) | {arm: results.get(of, {}).get(arm, {}) | record}
                 write_json(RESULTS, results)
+                print(of, arm, record.get("chosen", ""), record.get("outcome", ""), flush=True)

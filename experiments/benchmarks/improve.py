@@ -18,7 +18,9 @@ Arms: `quick` and `full`, the efforts of `improve`; and, chosen among their inte
 criterion, with as many steps: `labels`, layers and a training on the labels of the original images, without
 composites, at the rate of `full`; `swap`, the training of `full` from the original model; and for ViTs, the relevance
 loss at two rates, at the weight 800 (`squared`) and at the paper's (`paper`). `full` goes on in the folder of `quick`,
-and its seconds contain those of `quick`.
+and its seconds contain those of `quick`. Photographs taken elsewhere (elsewhere.py) also have `labels_quick`, only the
+layers of `labels`; `reweighted`, the same with half of the weight on images with unusual backgrounds; `shuffled`,
+`quick` with the mask of another image for each image; and the relevance loss at the weights 8 and 80.
 
 Each arm is measured on photographs that had no part in it: `home`, with the usual backgrounds; `random`, with those of
 all classes; `scenes`, with forty photographs that are in no image that trained or chose a classifier, of as many
@@ -94,10 +96,11 @@ n04525305 n04553703 n04590129 n07802026
 """.split()
 OBJECT_SIDES = (0.5, 0.8)  # of objects cut out of photographs
 EMOJI_PLACES = {"home": "val", "random": "background_random", "vendor": "vendor"}  # and those with photographs
-RELEVANCE_WEIGHTS = {"squared": 800, "paper": 0.8}  # of the arms with the relevance loss
+RELEVANCE_WEIGHTS = {"squared": 800, "paper": 0.8, "weight_8": 8, "weight_80": 80}  # of arms with the relevance loss
 RELEVANCE_RATES = (1e-6, 4e-6)
 MEASURES = ("original", "mixed_same", "mixed_rand", "estimate")
-ARMS = ("quick", "full", "labels", "swap", *RELEVANCE_WEIGHTS)
+EFFORTS, OF_LAYERS = ("quick", "full"), ("labels_quick", "reweighted", "shuffled")  # the latter train nothing
+ARMS = (*EFFORTS, "labels", "swap", *RELEVANCE_WEIGHTS, *OF_LAYERS)
 
 
 @cache
@@ -306,21 +309,25 @@ def run_arm(arm: str, model: Path, photographs: Path, improved: Path, folder: Pa
         images = with_masks(images, replace(session, folder=improved), options, notes)
         train, validation = (session.with_images(of_role, options.dataset, None) for of_role in images.values())
         side = session.sides["before"]
+        if arm == "shuffled":
+            train, validation = (
+                of.with_sets({name: shuffled(rows) for name, rows in of.sets.items()}) for of in (train, validation)
+            )
         features = compute_features(train, validation)
-        alone = replace(features.train, mixed=features.train.original[:, None])
         facts = {"finetuned_from": "", "dataset": "", "masks": "", "protocol": session.protocol}
-        layers = layer_candidates(
-            side,
-            features._replace(train=alone, train_unusual=np.zeros(len(alone.labels), bool)),
-            facts | {"folder": folder},
-        )
+        fitted = features
+        if arm != "shuffled":
+            alone = replace(features.train, mixed=features.train.original[:, None])
+            unusual = features.train_unusual & (arm == "reweighted")
+            fitted = features._replace(train=alone, train_unusual=unusual)
+        layers = layer_candidates(side, fitted, facts | {"folder": folder})
         outputs_of = partial(composite_outputs, session=validation, count=VALIDATION_COMPOSITES, edit=MOVED)
         rows, trainings = images["train"].rows, [(options, {"method": "swap" if arm == "swap" else "finetune"})]
         if arm in RELEVANCE_WEIGHTS:
             settings = {"method": "robustvit", "relevance_weight": RELEVANCE_WEIGHTS[arm]}
             trainings = [(replace(options, learning_rate=rate), settings) for rate in RELEVANCE_RATES]
-        candidates = layers if arm == "labels" else layers[:1]
-        for of_training, settings in trainings:
+        candidates = layers if arm in ("labels", *OF_LAYERS) else layers[:1]
+        for of_training, settings in [] if arm in OF_LAYERS else trainings:
             training = Finetuning(cache, side, rows, outputs_of, of_training, facts, settings)
             candidates += training.candidates(notes)
         unusual = features.validation_unusual
@@ -329,6 +336,17 @@ def run_arm(arm: str, model: Path, photographs: Path, improved: Path, folder: Pa
         if chosen is not candidates[0]:
             write_candidate(chosen, candidates[0], validation, folder)
     return {"seconds": round(time.time() - started), "chosen": str(chosen)}
+
+
+def shuffled(rows: EvaluationSet) -> EvaluationSet:
+    """The same images with the mask of another image, in the size of their own."""
+    order = np.random.default_rng(0).permutation(len(rows.dataset))
+    masks = rows.dataset.select_columns(["mask"])
+
+    def exchanged(row: dict, number: int) -> dict:
+        return {"mask": masks[int(order[number])]["mask"].resize(row["image"].size, Image.Resampling.NEAREST)}
+
+    return replace(rows, dataset=rows.dataset.map(exchanged, with_indices=True))
 
 
 def measured(
@@ -362,7 +380,7 @@ def run(name: str, arm: str, root: Path, samples: Path) -> dict:
     """Result of an arm on a set, with the groups of its images by place."""
     images, model = make(name, root)
     folder = root / name
-    if arm in ("quick", "full"):
+    if arm in EFFORTS:
         record = run_effort(arm, model, images, folder / "improved")
         better = folder / "improved"
     else:
@@ -388,7 +406,7 @@ def main() -> None:
         for arm in arguments.arms:
             if (
                 f"{name}/{arm}" in read_outcomes(arguments.results)[0]
-                or (arm not in ("quick", "full") and name.endswith(ALONE))
+                or (arm not in EFFORTS and name.endswith(ALONE))
                 or (arm in RELEVANCE_WEIGHTS and SETS[name.removesuffix(ALONE)][1] is not vit)
             ):
                 continue
