@@ -182,15 +182,18 @@ def layer_candidates(side: Side, features: Features, facts: Mapping, train: obje
         return model, {RUN_FILE: run}
 
     candidates = [Candidate.of(validation.mapped(own.logits))]
-    # Images with unusual backgrounds have at least half of the weight (docs/results.md), as groups have in
-    # https://huggingface.co/papers/2204.02937.
-    unusual = features.train_unusual
-    counts = np.where(unusual, max(1.0, (~unusual).sum() / max(1, unusual.sum())), 1.0)
+    counts = half_of_the_weight(features.train_unusual)
     for name, layer in new_layers(own, features.train, features.last.has_bias, counts):
         for weight in INTERPOLATION_WEIGHTS:
             made = {"outputs": partial(outputs, layer, weight), "build": partial(build, layer, weight, name)}
             candidates.append(Candidate.of(outputs(layer, weight), name=name, weight=weight, **made))
     return candidates
+
+
+def half_of_the_weight(unusual: np.ndarray) -> np.ndarray:
+    """How often images `(N,)` count, so that those with unusual backgrounds have at least half of the weight
+    (docs/results.md), as groups have in https://huggingface.co/papers/2204.02937."""
+    return np.where(unusual, max(1.0, (~unusual).sum() / max(1, unusual.sum())), 1.0)
 
 
 def new_layers(
