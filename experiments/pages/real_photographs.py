@@ -3,8 +3,6 @@ architectures.md."""
 
 from collections.abc import Callable, Mapping
 
-import numpy as np
-
 from robust_vit_hf.results.intervals import Difference, Interval
 from robust_vit_hf.results.tables import Table
 
@@ -135,36 +133,7 @@ def in_short() -> str:
     )
 
 
-def elsewhere() -> str:
-    """Top-1 on BAR, in which each class counts the same, at the usual places and elsewhere, by model and arm."""
-    rows = []
-    for model, arms in sorted(benchmark("elsewhere").items()):
-        top1 = {}
-        for arm, found in arms.items():
-            # Earlier results have the numbers of right ones and of all.
-            top1[arm] = [
-                100
-                * np.mean(
-                    [
-                        np.mean([*map(int, of)]) if isinstance(of, str) else of[0] / of[1]
-                        for of in found[place].values()
-                    ]
-                )
-                for place in ("aligned", "a")
-            ]
-            if arm == "original":
-                continue
-            changes = (f"{old:.1f} → {new:.1f}" for old, new in zip(top1["original"], top1[arm], strict=True))
-            said = str(Difference(**found["other"])) if "other" in found else "–"
-            kind, seed, *_ = model.split("-")
-            name = {"vit": "DINOv2-S", "cnn": "EfficientNet-Lite0"}[kind]
-            rows.append([f"{name}, seed {seed}", arm.replace("quick", "`improve`").replace("_", " "), *changes, said])
-    head = ["model", "changed by", "usual places", "elsewhere", "said of other backgrounds, by composites"]
-    return Table("", head, rows).markdown()
-
-
 BLOCKS: dict[str, Callable[[], str]] = {
-    "photographs taken elsewhere": elsewhere,
     "masks of photographs": masks,
     "class maps": class_maps,
     "verdicts of photographs": verdicts,

@@ -22,6 +22,7 @@ from robust_vit_hf.results.plots import figure_bytes
 from ..scripts import script_parser
 from . import (
     costs,
+    elsewhere,
     emoji_shift_claims,
     experiment,
     gains,
@@ -42,6 +43,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     **planted.BLOCKS,
     **without_model.BLOCKS,
     **real_photographs.BLOCKS,
+    **elsewhere.BLOCKS,
     **costs.BLOCKS,
 }
 
