@@ -196,9 +196,11 @@ def test_ddp(unused, tmp_path):
             relevance_map(model.train(), images(3), 1)
         mapped = DistributedDataParallel(Mapped(), find_unused_parameters=True)
         mapped.eval()(images(3)).square().mean().backward()
+        parameters = [*mapped.parameters()]
+        del model, mapped  # or the last of them ends the group's threads, which rarely wait for the interpreter's lock
     finally:
         torch.distributed.destroy_process_group()
-    for own, other in zip(mapped.parameters(), single.parameters(), strict=True):
+    for own, other in zip(parameters, single.parameters(), strict=True):
         assert (own.grad is None) == (other.grad is None)
         if other.grad is not None:
             torch.testing.assert_close(own.grad, other.grad)
