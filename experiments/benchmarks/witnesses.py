@@ -113,6 +113,7 @@ def witnesses(root: Path, name: str) -> dict:
         "layers": len(whole),
         "spearman": {of: round(float(rank), 2) for of, rank in ranks.items()},
         "fits": record,
+        "allowed": round(allowed, 1),
     }
 
 
